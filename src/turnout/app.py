@@ -1,0 +1,335 @@
+"""The composition root: configuration to objects to running daemon. The only file that knows every class.
+
+``python -m turnout.app`` is the daemon; ``turnout up`` becomes it. SIGTERM and Ctrl-C drain: running answers may go on
+for ``server.drain_seconds``, then each is ended with a proper error and end marker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from turnout import __version__
+from turnout.config.daemon_file import DaemonFile, process_birth, write_daemon_file
+from turnout.config.document import KeyPath
+from turnout.config.loader import LoadedConfig, load_config
+from turnout.config.lock import hold_lock
+from turnout.config.paths import Paths, find_paths
+from turnout.config.schema import Settings
+from turnout.config.secrets import secret_reader
+from turnout.console.api import Console
+from turnout.console.default_model import DefaultModel
+from turnout.console.log import log_event, open_log
+from turnout.console.talk import Talk, what_to_try
+from turnout.core.clock import Clock, SystemClock
+from turnout.core.errors import SetupError
+from turnout.core.events import DaemonReady, DaemonStopping, EventBus, TracesDegraded
+from turnout.dispatch.dispatcher import Dispatcher
+from turnout.dispatch.traces import TraceStore
+from turnout.gateway.guard import Guard
+from turnout.gateway.keys import KeyStore
+from turnout.gateway.metrics import Metrics
+from turnout.gateway.routes import Gateway
+from turnout.gateway.server import HttpServer, ServerLimits, bind_socket
+from turnout.routing.chains import chain_of
+from turnout.tiers.base import Engine, EngineContext
+from turnout.tiers.fleet import Fleet
+from turnout.tiers.local.discover import found_engines
+from turnout.tiers.local.machine import model_memory_bytes
+from turnout.tiers.registry import decode_model
+from turnout.tiers.routed_transport import RoutedTransport
+
+PRELOADED_ROLES = ("orchestrator",)
+SERVER_GRACE_SECONDS = 5.0
+"""Between ending running answers properly and cutting whoever still does not take the end."""
+
+
+def build_engines(loaded: LoadedConfig, context: EngineContext) -> list[Engine]:
+    """Return every engine that the configuration names, and those that look for running ones.
+
+    Args:
+        loaded: The configuration.
+        context: What engines are given.
+
+    Raises:
+        SetupError: With file, line and path of a setting that cannot work.
+    """
+    engines: list[Engine] = []
+    in_file = {path[1] for path, origin in loaded.origins.items() if path[:1] == ("models",) and len(path) > 1
+               and not origin.startswith("profile ")}  # fmt: skip
+    for key, entry in loaded.settings.models.items():
+        engine, settings = decode_model(key, entry, loaded)
+        origin = "configured" if key in in_file else "built-in"
+        try:
+            engines.append(engine(key, settings, context, origin))  # type: ignore[arg-type]
+        except SetupError as error:
+            raise loaded.problem(("models", key), error.message, error.hint) from None
+    configured = [engine for engine in engines if any(t.origin == "configured" for t in engine.targets())]
+    built_in = [engine for engine in engines if engine not in configured]
+    return [*configured, *found_engines(loaded.settings, context), *built_in]
+
+
+class Daemon:
+    """Everything that runs, put together.
+
+    Args:
+        loaded: The configuration.
+        paths: The installation's directories.
+        clock: Time.
+        talk: The terminal.
+    """
+
+    def __init__(self, loaded: LoadedConfig, paths: Paths, clock: Clock, talk: Talk) -> None:
+        self._settings = loaded.settings
+        self._loaded = loaded
+        self._paths = paths
+        self._clock = clock
+        self._talk = talk
+        self._started_at = clock.monotonic_seconds()
+        self._stopping = asyncio.Event()
+        self._token = secrets.token_urlsafe(32)
+        self.url = ""
+        self.bus = EventBus()
+        self.transport = RoutedTransport()
+        chains = {role: tuple(names) for role, names in self._settings.chains.items()}
+        self.fleet = Fleet(dict(self._settings.aliases), chains)
+        context = EngineContext(
+            clock=clock,
+            emit=self.bus.emit,
+            changed=self.fleet.changed,
+            transport=self.transport,
+            paths=paths,
+            deadlines=self._settings.deadlines,
+            secret=secret_reader(loaded.file),
+        )
+        for engine in build_engines(loaded, context):
+            self.fleet.add(engine)
+        self.dispatcher = Dispatcher(self.fleet, clock, self.bus.emit, self._settings.deadlines)
+        self.keys = KeyStore(paths.keys_file)
+        self.default_model = DefaultModel(paths.default_model_file, self.fleet, self.bus.emit, model_memory_bytes)
+        self.metrics = Metrics()
+        self._loop = asyncio.get_running_loop()
+        self.traces = TraceStore(paths.traces_file, self._settings.store.traces.keep, self._traces_degraded)
+        for subscriber in (
+            self.traces.hear, self.metrics.hear, self.dispatcher.hear, self.default_model.hear, log_event, talk.hear,
+        ):  # fmt: skip
+            self.bus.subscribe(subscriber)
+
+    def stop(self) -> None:
+        """Begin to drain; the second call does not wait for anybody."""
+        if self._stopping.is_set():
+            self.dispatcher.end_running()
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            SetupError: The port is taken, or a key is needed and there is none.
+        """
+        server_settings = self._settings.server
+        guard = Guard(
+            server_settings.host,
+            server_settings.allowed_hosts,
+            server_settings.allowed_origins,
+            self.keys,
+            self._token,
+        )
+        if guard.is_open_bind and self.keys.is_empty:
+            raise SetupError(
+                f"listening on {server_settings.host!r} needs at least one key, so that not everybody can use it",
+                hint="`turnout keys create NAME`, then start again",
+            )
+        sock = bind_socket(server_settings.host, server_settings.port)
+        host, port = server_settings.host, sock.getsockname()[1]
+        shown_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+        self.url = f"http://{shown_host}:{port}"
+        console = Console(status=self.status, traces=self.traces, default_model=self.default_model, shut_down=self.stop)
+        gateway = Gateway(
+            dispatcher=self.dispatcher,
+            fleet=self.fleet,
+            guard=guard,
+            metrics=self.metrics,
+            health=self.health,
+            console=console.app(),
+            clock=self._clock,
+            privacy=self._settings.privacy.default,
+        )
+        server = HttpServer(gateway, limits=server_limits(self._settings), sockets=[sock])
+        self.default_model.load()
+        write_daemon_file(self._paths.daemon_file, self._describe())
+        try:
+            await self._live(server)
+        finally:
+            self._paths.daemon_file.unlink(missing_ok=True)
+            await self.transport.aclose()
+            self.traces.close()
+
+    async def _live(self, server: HttpServer) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            fleet = tasks.create_task(self.fleet.run(), name="fleet")
+            serving = tasks.create_task(server.serve(), name="server")
+            settling = tasks.create_task(self._settle(), name="settle")
+            await self._stopping.wait()
+            settling.cancel()
+            await self._drain(server, serving)
+            fleet.cancel()
+
+    async def _settle(self) -> None:
+        await self.fleet.wait_known()
+        self.default_model.settle()
+        snapshot = self.fleet.snapshot
+        for role in PRELOADED_ROLES:
+            for choice in chain_of(role, snapshot)[:1]:
+                if engine := self.fleet.owner(choice.target):
+                    engine.wish(choice.target)
+        seconds = self._clock.monotonic_seconds() - self._started_at
+        self.bus.emit(DaemonReady(url=self.url, seconds=round(seconds, 3)))
+        for line in what_to_try(self.url, snapshot):
+            self._talk.say(line)
+
+    async def _drain(self, server: HttpServer, serving: asyncio.Task[None]) -> None:
+        seconds = self._settings.server.drain_seconds
+        running = self.dispatcher.running_requests
+        self.bus.emit(DaemonStopping(running_requests=running, drain_seconds=seconds))
+        self.dispatcher.refuse_new()
+        server.stop(seconds + SERVER_GRACE_SECONDS)
+        await asyncio.wait([serving], timeout=seconds)
+        self.dispatcher.end_running()
+        await serving
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``turnout ps`` shows."""
+        snapshot = self.fleet.snapshot
+        chain = [choice.target for choice in chain_of("orchestrator", snapshot)]
+        return {
+            "version": __version__,
+            "url": self.url,
+            "pid": self._describe().pid,
+            "profile": self._settings.profile,
+            "config_file": str(self._loaded.file) if self._loaded.file else None,
+            "uptime_seconds": round(self._clock.monotonic_seconds() - self._started_at, 1),
+            "running_requests": self.dispatcher.running_requests,
+            "is_ready": self._is_ready(),
+            "auto": chain,
+            "default": msgspec.to_builtins(self.default_model.choice),
+            "targets": [msgspec.to_builtins(target) for target in snapshot.targets.values()],
+        }
+
+    def health(self) -> dict[str, object]:
+        """Return the body of ``/health``: no details, since it is open to everybody who can connect."""
+        targets = self.fleet.snapshot.targets.values()
+        return {
+            "status": "stopping" if self._stopping.is_set() else "ok",
+            "ready": self._is_ready(),
+            "version": __version__,
+            "engines": [{"target": t.name, "engine": t.engine, "state": t.state} for t in targets],
+        }
+
+    def _is_ready(self) -> bool:
+        snapshot = self.fleet.snapshot
+        chain = [snapshot.targets.get(choice.target) for choice in chain_of("orchestrator", snapshot)]
+        # A cold model of an engine that loads by itself answers too; only what is being loaded or broken does not.
+        return any(
+            t is not None and (t.state == "ready" or (t.state == "cold" and t.engine == "ollama")) for t in chain
+        )
+
+    def _describe(self) -> DaemonFile:
+        pid = os.getpid()
+        return DaemonFile(
+            url=self.url,
+            pid=pid,
+            birth=process_birth(pid),
+            token=self._token,
+            version=__version__,
+            started_at=self._clock.wall_seconds(),
+        )
+
+    def _traces_degraded(self, reason: str, dropped: int) -> None:
+        event = TracesDegraded(reason=reason, dropped=dropped)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.bus.emit, event)
+
+
+def server_limits(settings: Settings) -> ServerLimits:
+    """Return the server's limits as configured."""
+    server, deadlines = settings.server, settings.deadlines
+    return ServerLimits(
+        header_bytes=server.max_header_kib << 10,
+        header_seconds=deadlines.header,
+        body_bytes=server.max_body_mib << 20,
+        body_gap_seconds=deadlines.body_gap,
+        write_stall_seconds=deadlines.write_stall,
+        connections=server.max_connections,
+    )
+
+
+async def run_daemon(loaded: LoadedConfig, paths: Paths, talk: Talk) -> None:
+    """Build the daemon and run it until a signal comes.
+
+    Args:
+        loaded: The configuration.
+        paths: The installation's directories.
+        talk: The terminal.
+    """
+    daemon = Daemon(loaded, paths, SystemClock(), talk)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.stop)
+    await daemon.run()
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return uvloop's loop where it exists, else asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return asyncio.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the daemon; return the exit status: 0 ended as asked, 1 the user can mend it."""
+    parser = argparse.ArgumentParser(prog="turnout up", description="Run the turnout daemon in the foreground.")
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--profile")
+    parser.add_argument("--verbose", action="store_true")
+    given = parser.parse_args(arguments)
+    by_path: dict[KeyPath, Any] = {
+        ("profile",): given.profile,
+        ("server", "host"): given.host,
+        ("server", "port"): given.port,
+    }
+    flags = {path: value for path, value in by_path.items() if value is not None}
+    talk = Talk()
+    paths = find_paths()
+    try:
+        loaded = load_config(paths, file=given.config, flags=flags)
+        for warning in loaded.warnings:
+            talk.say(f"warning: {warning}")
+        with hold_lock(paths):
+            open_log(paths.log_dir / "daemon.log", is_verbose=given.verbose)
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                runner.run(run_daemon(loaded, paths, talk))
+    except SetupError as error:
+        talk.say(f"error: {error.message}")
+        if error.hint:
+            talk.say(f"hint:  {error.hint}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

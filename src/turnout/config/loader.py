@@ -1,0 +1,235 @@
+"""Where settings come from: flag > ``TURNOUT_*`` > file > profile > default. Every value remembers who set it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from turnout.config.document import Document, KeyPath, parse_document, parse_scalar, read_document, spell
+from turnout.config.paths import Paths
+from turnout.config.schema import RESERVED, Settings
+from turnout.core.errors import SetupError
+from turnout.core.words import AUTO, ROLES
+
+NAMED_ENTRIES = {"models", "aliases", "chains", "providers", "profiles"}
+"""Sections whose entries replace each other whole: half a model from a profile helps nobody."""
+PLAIN_VARIABLES = {"TURNOUT_CONFIG", "TURNOUT_URL", "TURNOUT_KEY"}
+"""Variables that are not settings: which file, which daemon, which key."""
+
+
+class LoadedConfig:
+    """Settings together with the origin of each value.
+
+    Args:
+        settings: The checked result.
+        merged: The same as plain values, as far as anybody set them.
+        origins: ``file:line``, ``TURNOUT_...``, ``--flag`` or ``profile NAME`` by path.
+        file: The file that was read, if any.
+        warnings: What is legal but probably not meant.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        merged: dict[str, Any],
+        origins: dict[KeyPath, str],
+        file: Path | None,
+        warnings: list[str],
+    ) -> None:
+        self.settings = settings
+        self.merged = merged
+        self.origins = origins
+        self.file = file
+        self.warnings = warnings
+
+    def where(self, path: KeyPath) -> str:
+        """Return the origin of a value, or of the nearest parent that has one; ``default`` if nobody set it."""
+        while path:
+            if path in self.origins:
+                return self.origins[path]
+            path = path[:-1]
+        return "default"
+
+    def problem(self, path: KeyPath, message: str, hint: str = "") -> SetupError:
+        """Return the error for a value that is wrong, with its origin and full path."""
+        return SetupError(f"{self.where(path)}: {spell(path)}: {message}", hint=hint)
+
+
+def load_config(
+    paths: Paths,
+    *,
+    file: Path | None = None,
+    flags: Mapping[KeyPath, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> LoadedConfig:
+    """Read, merge and check the configuration.
+
+    Args:
+        paths: The installation's directories.
+        file: A file named by the user; else ``TURNOUT_CONFIG``, else the one in the configuration directory.
+        flags: Values from the command line, by path.
+        environment: Environment variables; the process's own if left out.
+
+    Raises:
+        SetupError: With file, line and full path of what is wrong.
+    """
+    environment = os.environ if environment is None else environment
+    document, path = _find_document(paths, file, environment)
+    warnings: list[str] = []
+    from_environment = _read_environment(environment, warnings)
+    from_variable = from_environment.pop(("profile",), (None, ""))[0]
+    profile_name = str((flags or {}).get(("profile",)) or from_variable or document.values.get("profile") or "auto")
+    merged: dict[str, Any] = {}
+    origins: dict[KeyPath, str] = {}
+    profile = _find_profile(profile_name, document)
+    _merge(merged, profile.values, (), lambda p: f"profile {profile_name} ({profile.where(p)})", origins)
+    _merge(merged, document.values, (), document.where, origins)
+    for key_path, (value, variable) in from_environment.items():
+        _set(merged, key_path, value)
+        origins[key_path] = variable
+    for key_path, value in (flags or {}).items():
+        _set(merged, key_path, value)
+        origins[key_path] = "--" + str(key_path[-1])
+    merged["profile"] = profile_name
+    loaded = LoadedConfig(Settings(), merged, origins, path, warnings)
+    loaded.settings = _check(merged, loaded)
+    _cross_check(loaded)
+    return loaded
+
+
+def built_in_profiles() -> list[str]:
+    """Return the names of the profiles that ship with turnout."""
+    folder = resources.files("turnout.config") / "profiles"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def _find_document(paths: Paths, file: Path | None, environment: Mapping[str, str]) -> tuple[Document, Path | None]:
+    if file is None and environment.get("TURNOUT_CONFIG"):
+        file = Path(environment["TURNOUT_CONFIG"])
+    if file is None and paths.config_file.exists():
+        file = paths.config_file
+    if file is None:
+        return Document({}, {}, "no file"), None
+    return read_document(file), file
+
+
+def _find_profile(name: str, document: Document) -> Document:
+    own = document.values.get("profiles")
+    if isinstance(own, dict) and name in own:
+        values = own[name]
+        if not isinstance(values, dict):
+            raise SetupError(f"{document.where(('profiles', name))}: profiles.{name}: expected keys and values")
+        lines = {p[2:]: line for p, line in document.lines.items() if p[:2] == ("profiles", name)}
+        return Document(values, lines, document.name)
+    if name in built_in_profiles():
+        text = (resources.files("turnout.config") / "profiles" / f"{name}.yaml").read_text(encoding="utf-8")
+        return parse_document(text, "built in")
+    known = built_in_profiles() + (sorted(own) if isinstance(own, dict) else [])
+    raise SetupError(
+        f"{document.where(('profile',))}: profile: there is no profile {name!r}", hint=f"one of: {', '.join(known)}"
+    )
+
+
+def _read_environment(environment: Mapping[str, str], warnings: list[str]) -> dict[KeyPath, tuple[Any, str]]:
+    result: dict[KeyPath, tuple[Any, str]] = {}
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith("TURNOUT_") or variable in PLAIN_VARIABLES:
+            continue
+        key_path = tuple(variable.removeprefix("TURNOUT_").lower().split("__"))
+        if key_path[0] not in Settings.__struct_fields__:
+            warnings.append(f"{variable}: there is no setting {spell(key_path)!r}; the variable is ignored")
+            continue
+        result[key_path] = (parse_scalar(text), variable)
+    return result
+
+
+def _merge(
+    into: dict[str, Any], values: dict[str, Any], path: KeyPath, where: Any, origins: dict[KeyPath, str]
+) -> None:
+    for key, value in values.items():
+        here = (*path, key)
+        if isinstance(value, dict) and not (len(here) == 2 and here[0] in NAMED_ENTRIES):
+            nested = into.get(key)
+            into[key] = nested if isinstance(nested, dict) else {}
+            _merge(into[key], value, here, where, origins)
+        else:
+            into[key] = value
+        origins[here] = where(here)
+        _note_nested(value, here, where, origins)
+
+
+def _note_nested(value: Any, path: KeyPath, where: Any, origins: dict[KeyPath, str]) -> None:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, nested in items:
+        origins[(*path, key)] = where((*path, key))
+        _note_nested(nested, (*path, key), where, origins)
+
+
+def _set(into: dict[str, Any], path: KeyPath, value: Any) -> None:
+    for part in path[:-1]:
+        nested = into.get(str(part))
+        if not isinstance(nested, dict):
+            nested = into[str(part)] = {}
+        into = nested
+    into[str(path[-1])] = value
+
+
+def _check(merged: dict[str, Any], loaded: LoadedConfig) -> Settings:
+    try:
+        return msgspec.convert(merged, Settings, strict=True)
+    except msgspec.ValidationError as error:
+        raise explain(error, (), Settings, loaded) from None
+
+
+def explain(error: msgspec.ValidationError, base: KeyPath, schema: type, loaded: LoadedConfig) -> SetupError:
+    """Turn msgspec's message into one with origin, full path and near matches.
+
+    Args:
+        error: As raised by ``msgspec.convert``.
+        base: Path of the converted value within the file.
+        schema: The struct that was expected there, for near matches.
+        loaded: Knows the origins.
+    """
+    message, _, dollar = str(error).partition(" - at `$")
+    message = message.replace("`", "'")
+    path: KeyPath = base + tuple(
+        int(index) if index else name
+        for name, index in re.findall(r"\.?([^.\[\]`]+)|\[(\d+)\]", dollar)
+        if name or index
+    )
+    hint = ""
+    if match := re.search(r"unknown field '(.+?)'", message):
+        path = (*path, match[1])
+        message = "there is no such setting"
+        near = difflib.get_close_matches(match[1], getattr(schema, "__struct_fields__", ()), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "`turnout config schema` lists all settings"
+    return loaded.problem(path or ("turnout.yaml",), message[:1].lower() + message[1:], hint)
+
+
+def _cross_check(loaded: LoadedConfig) -> None:
+    settings = loaded.settings
+    for role in settings.chains:
+        if role not in ROLES:
+            near = difflib.get_close_matches(role, ROLES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"roles are: {', '.join(ROLES)}"
+            raise loaded.problem(("chains", role), "there is no such role", hint)
+    for name in settings.models:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise loaded.problem(("models", name), "a key is letters, digits, '.', '_' and '-'")
+    for pattern, meaning in settings.aliases.items():
+        if pattern == AUTO:
+            raise loaded.problem(("aliases", pattern), "'auto' cannot be an alias", "set chains.orchestrator instead")
+        if meaning in settings.aliases:
+            raise loaded.problem(("aliases", pattern), f"{meaning!r} is an alias too", "name a target or a role")
+    loaded.warnings.extend(
+        f"{loaded.where((key,))}: {key}: this version reads it but does not act on it yet"
+        for key in RESERVED
+        if key in loaded.merged
+    )

@@ -1,0 +1,134 @@
+"""The operator's API under ``/turnout/v1`` and a plain status page at ``/``. The CLI speaks to nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from turnout.console.default_model import DefaultModel
+from turnout.console.page import render_page
+from turnout.core.errors import InvalidRequest, MethodNotAllowed, NotFound, TurnoutError
+from turnout.core.ids import new_request_id
+from turnout.dispatch.traces import TraceStore
+from turnout.gateway.openai import error_body
+from turnout.gateway.routes import not_found
+
+TRACES_LIMIT = 1000
+
+
+class JsonResponse(Response):
+    """JSON by msgspec."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Return the encoded content."""
+        return msgspec.json.encode(content)
+
+
+class Console:
+    """The operator's handlers.
+
+    Args:
+        status: Returns what ``turnout ps`` shows.
+        traces: The stories of past requests.
+        default_model: What ``auto`` means.
+        shut_down: Begins to stop the daemon.
+    """
+
+    def __init__(
+        self,
+        *,
+        status: Callable[[], dict[str, Any]],
+        traces: TraceStore,
+        default_model: DefaultModel,
+        shut_down: Callable[[], None],
+    ) -> None:
+        self._status = status
+        self._traces = traces
+        self._default_model = default_model
+        self._shut_down = shut_down
+
+    def app(self) -> Starlette:
+        """Return the application for every path that the gateway does not serve itself."""
+        return Starlette(
+            routes=[
+                Route("/", self.page, methods=["GET"]),
+                Route("/turnout/v1/status", self.status, methods=["GET"]),
+                Route("/turnout/v1/traces", self.list_traces, methods=["GET"]),
+                Route("/turnout/v1/traces/{trace_id}", self.show_trace, methods=["GET"]),
+                Route("/turnout/v1/default", self.set_default, methods=["PUT"]),
+                Route("/turnout/v1/shutdown", self.stop, methods=["POST"]),
+            ],
+            exception_handlers={404: _unknown_path, 405: _wrong_method, TurnoutError: _told},
+        )
+
+    async def page(self, _: Request) -> Response:
+        """Show the status page."""
+        return HTMLResponse(render_page(self._status(), self._traces.newest(20)))
+
+    async def status(self, _: Request) -> Response:
+        """Return daemon, targets and the default model."""
+        return JsonResponse(self._status())
+
+    async def list_traces(self, request: Request) -> Response:
+        """Return the newest traces, newest first."""
+        text = request.query_params.get("limit", "20")
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= TRACES_LIMIT):
+            raise InvalidRequest(f"limit {text!r} is not a number from 1 to {TRACES_LIMIT}", param="limit")
+        return JsonResponse({"traces": await run_in_threadpool(self._traces.newest, int(text))})
+
+    async def show_trace(self, request: Request) -> Response:
+        """Return one trace by id, by the unique beginning of one, or ``last``."""
+        trace_id = request.path_params["trace_id"]
+        trace = await run_in_threadpool(self._traces.find, trace_id)
+        if trace is None:
+            raise NotFound(
+                f"there is no trace {trace_id!r}",
+                code="trace_not_found",
+                hint="answers carry their id in x-turnout-request-id; `turnout why` without an id lists the newest",
+            )
+        return JsonResponse(trace)
+
+    async def set_default(self, request: Request) -> Response:
+        """Choose what ``auto`` means: ``{"target": NAME}``, or an empty name to let turnout choose."""
+        body = await request.body()
+        try:
+            target = msgspec.json.decode(body, type=dict[str, str])["target"]
+        except (msgspec.DecodeError, KeyError) as error:
+            raise InvalidRequest(f"expected a body like {{'target': NAME}}: {error}", param="target") from None
+        return JsonResponse(self._default_model.choose(target))
+
+    async def stop(self, _: Request) -> Response:
+        """Begin to stop; the answer comes before the end."""
+        self._shut_down()
+        return JsonResponse({"stopping": True}, status_code=202)
+
+
+def _answer(error: TurnoutError, headers: dict[str, str] | None = None) -> Response:
+    body = error_body(error, new_request_id())
+    return Response(body, status_code=error.status, media_type="application/json", headers=headers)
+
+
+def _told(_: Request, error: Exception) -> Response:
+    assert isinstance(error, TurnoutError)
+    return _answer(error)
+
+
+def _unknown_path(request: Request, _: Exception) -> Response:
+    return _answer(not_found(request.url.path))
+
+
+def _wrong_method(request: Request, error: Exception) -> Response:
+    allowed = (getattr(error, "headers", None) or {}).get("Allow", "GET")
+    path = request.url.path
+    return _answer(
+        MethodNotAllowed(f"{path} does not know {request.method}", hint=f"use {allowed}"), {"allow": allowed}
+    )

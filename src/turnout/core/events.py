@@ -1,0 +1,118 @@
+"""Typed facts that happened, and the bus that hands them to whoever listens.
+
+Events are the only telemetry: the log line, the live stream, the metrics and the traces all subscribe here, and each
+fact is emitted once. A subscriber is a plain function that returns quickly and does not raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from turnout.core.words import Trace, WorkerState
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    """Base of all events."""
+
+
+class DaemonReady(Event, frozen=True, kw_only=True, tag="daemon_ready"):
+    """The daemon takes requests."""
+
+    url: str
+    seconds: float
+
+
+class DaemonStopping(Event, frozen=True, kw_only=True, tag="daemon_stopping"):
+    """The daemon begins to drain."""
+
+    running_requests: int
+    drain_seconds: float
+
+
+class WorkerChanged(Event, frozen=True, kw_only=True, tag="worker_changed"):
+    """A worker went from one state to another."""
+
+    target: str
+    engine: str
+    state: WorkerState
+    detail: str = ""
+
+
+class LoadProgressed(Event, frozen=True, kw_only=True, tag="load_progressed"):
+    """A model is being loaded."""
+
+    target: str
+    stage: str
+    fraction: float | None = None
+
+
+class WorkerCrashed(Event, frozen=True, kw_only=True, tag="worker_crashed"):
+    """An engine process ended by itself."""
+
+    target: str
+    exit_code: int | None
+    last_lines: tuple[str, ...]
+    restart_in_seconds: float | None
+
+
+class BreakerChanged(Event, frozen=True, kw_only=True, tag="breaker_changed"):
+    """A target's circuit breaker opened or closed."""
+
+    target: str
+    is_open: bool
+    reason: str
+    retry_in_seconds: float = 0.0
+
+
+class DefaultChosen(Event, frozen=True, kw_only=True, tag="default_chosen"):
+    """The target that ``auto`` means was chosen."""
+
+    target: str
+    reason: str
+
+
+class RequestFinished(Event, frozen=True, kw_only=True, tag="request_finished"):
+    """A request reached its end, whatever end."""
+
+    trace: Trace
+
+
+class TracesDegraded(Event, frozen=True, kw_only=True, tag="traces_degraded"):
+    """The trace file cannot be written; requests go on, their traces stay in memory only."""
+
+    reason: str
+    dropped: int
+
+
+Subscriber = Callable[[Event], None]
+Emit = Callable[[Event], None]
+
+
+class EventBus:
+    """Hands every event to every subscriber, in order, in the emitter's own call."""
+
+    def __init__(self) -> None:
+        self._subscribers: list[Subscriber] = []
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Add a listener.
+
+        Args:
+            subscriber: Called with every later event; must not raise or block.
+        """
+        self._subscribers.append(subscriber)
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Remove a listener that was added before."""
+        self._subscribers.remove(subscriber)
+
+    def emit(self, event: Event) -> None:
+        """Tell everybody.
+
+        Args:
+            event: What happened.
+        """
+        for subscriber in self._subscribers:
+            subscriber(event)

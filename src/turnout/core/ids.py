@@ -1,0 +1,23 @@
+"""Identifiers: sortable by time, unguessable in their random part."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+
+KEY_PREFIX = "sk-turnout-"
+
+
+def new_request_id() -> str:
+    """Return an id such as ``req_01936f2a4b7c9f3e8d21c6a0``: 6 bytes of milliseconds, 6 random bytes, in hex.
+
+    The time comes first (as in UUID version 7, RFC 9562 section 5.7), so ids sort in the order of arrival.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    return "req_" + (milliseconds.to_bytes(6, "big") + os.urandom(6)).hex()
+
+
+def new_key() -> str:
+    """Return a fresh secret key with 256 random bits."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)

@@ -1,0 +1,95 @@
+"""Circuit breakers: a dead target costs one caller a time-out, not every caller. Pure: the time is passed in."""
+
+from __future__ import annotations
+
+import msgspec
+
+FAILURES_TO_OPEN = 3
+FIRST_PAUSE_SECONDS = 5.0
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+class Breaker(msgspec.Struct):
+    """The recent luck with one target.
+
+    Attributes:
+        failures: In a row.
+        open_until: Nobody is let through before this time; 0 while closed.
+        pause_seconds: The pause that the last opening began with.
+        is_probing: One call was let through to find out whether it is well again.
+        reason: The last failure.
+    """
+
+    failures: int = 0
+    open_until: float = 0.0
+    pause_seconds: float = 0.0
+    is_probing: bool = False
+    reason: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are held back."""
+        return self.open_until > 0.0
+
+
+class Breakers:
+    """One breaker for each target."""
+
+    def __init__(self) -> None:
+        self._breakers: dict[str, Breaker] = {}
+
+    def why_closed_to_us(self, target: str, now: float) -> str:
+        """Return why a target may not be tried at this moment, or an empty string.
+
+        After the pause one call is let through; until it has ended, everybody else still has to wait. A caller that
+        gets an empty string must report with ``succeeded``, ``failed`` or ``gave_up``.
+
+        Args:
+            target: Whom.
+            now: Monotonic seconds.
+        """
+        breaker = self._breakers.get(target)
+        if breaker is None or not breaker.is_open:
+            return ""
+        if now < breaker.open_until:
+            wait = breaker.open_until - now
+            return f"held back for {wait:.1f} s after {breaker.failures} failures: {breaker.reason}"
+        if breaker.is_probing:
+            return f"one call is finding out whether it is well again after: {breaker.reason}"
+        breaker.is_probing = True
+        return ""
+
+    def succeeded(self, target: str) -> bool:
+        """Note a good answer; return whether this closed an open breaker."""
+        breaker = self._breakers.pop(target, None)
+        return breaker is not None and breaker.is_open
+
+    def gave_up(self, target: str) -> None:
+        """Note that a call ended without telling anything about the target (its caller left)."""
+        if breaker := self._breakers.get(target):
+            breaker.is_probing = False
+
+    def failed(self, target: str, reason: str, now: float, *, at_once: bool) -> float:
+        """Note a failure; return the pause in seconds if this opened the breaker, else 0.
+
+        Args:
+            target: Whom.
+            reason: What went wrong, for the people who are held back.
+            now: Monotonic seconds.
+            at_once: Open on the first failure, since the failure cost a whole time-out.
+        """
+        breaker = self._breakers.setdefault(target, Breaker())
+        was_open = breaker.is_open and not breaker.is_probing
+        breaker.failures += 1
+        breaker.reason = reason
+        if was_open or not (at_once or breaker.is_probing or breaker.failures >= FAILURES_TO_OPEN):
+            return 0.0
+        breaker.is_probing = False
+        breaker.pause_seconds = min(max(breaker.pause_seconds * 2, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+        breaker.open_until = now + breaker.pause_seconds
+        return breaker.pause_seconds
+
+    def wait_seconds(self, targets: list[str], now: float) -> float | None:
+        """Return how long until the first of these targets may be tried, or None if none is held back."""
+        waits = [b.open_until - now for t in targets if (b := self._breakers.get(t)) and b.is_open]
+        return max(min(waits), 0.0) if waits else None

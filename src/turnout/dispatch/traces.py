@@ -1,0 +1,173 @@
+"""Where traces go: a ring in memory at once, a SQLite file behind the request.
+
+The file is written by one thread in batches. It may be lost, full or broken without any request noticing: then traces
+stay in memory only, and one event says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from turnout.core.events import Event, RequestFinished
+from turnout.core.words import Trace
+
+RING_TRACES = 1000
+QUEUE_TRACES = 20_000
+BATCH_TRACES = 500
+TRIM_EVERY = 1000
+RETRY_SECONDS = 10.0
+FLUSH_SECONDS = 3.0
+SCHEMA = "CREATE TABLE IF NOT EXISTS traces (id TEXT PRIMARY KEY, received_at REAL NOT NULL, body BLOB NOT NULL)"
+INSERT = "INSERT OR REPLACE INTO traces VALUES (?, ?, ?)"
+# Ids begin with the time, so the newest are the largest.
+TRIM = "DELETE FROM traces WHERE id < (SELECT id FROM traces ORDER BY id DESC LIMIT 1 OFFSET ?)"
+
+
+class TraceStore:
+    """Keeps the last traces.
+
+    Args:
+        path: The SQLite file.
+        keep: Traces kept in the file; 0 for none.
+        on_degraded: Called from the writing thread with the reason and the number of traces dropped.
+    """
+
+    def __init__(self, path: Path, keep: int, on_degraded: Callable[[str, int], None]) -> None:
+        self._path = path
+        self._keep = keep
+        self._on_degraded = on_degraded
+        self._ring: OrderedDict[str, Trace] = OrderedDict()
+        self._queue: queue.Queue[Trace | None] = queue.Queue(QUEUE_TRACES)
+        self._is_degraded = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="traces", daemon=True)
+        if keep:
+            self._thread.start()
+
+    def hear(self, event: Event) -> None:
+        """Take the trace of a finished request; returns at once."""
+        if not isinstance(event, RequestFinished):
+            return
+        trace = event.trace
+        self._ring[trace.id] = trace
+        if len(self._ring) > RING_TRACES:
+            self._ring.popitem(last=False)
+        if self._keep:
+            # A full queue means a disk that cannot follow: the ring still has the trace.
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(trace)
+
+    def find(self, trace_id: str) -> Trace | None:
+        """Return a trace by its id, or the newest one for ``last``; reads the file if memory does not have it.
+
+        Args:
+            trace_id: ``req_...``, the unique beginning of one, or ``last``.
+        """
+        if trace_id == "last":
+            newest = self.newest(1)
+            return newest[0] if newest else None
+        if trace_id in self._ring:
+            return self._ring[trace_id]
+        bound = (trace_id, trace_id + "\uffff")
+        rows = self._read("SELECT body FROM traces WHERE id >= ? AND id <= ? ORDER BY id LIMIT 2", bound)
+        in_memory = [trace for key, trace in self._ring.items() if key.startswith(trace_id)]
+        found = {trace.id: trace for trace in [*rows, *in_memory]}
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    def newest(self, limit: int) -> list[Trace]:
+        """Return the newest traces, newest first."""
+        recent = list(reversed(self._ring.values()))[:limit]
+        if len(recent) < limit:
+            seen = {trace.id for trace in recent}
+            older = self._read("SELECT body FROM traces ORDER BY id DESC LIMIT ?", (limit,))
+            recent += [trace for trace in older if trace.id not in seen]
+        return recent[:limit]
+
+    def close(self) -> None:
+        """Write what is waiting, for at most ``FLUSH_SECONDS``."""
+        if not self._keep:
+            return
+        self._closing.set()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
+        self._thread.join(FLUSH_SECONDS)
+
+    def _read(self, sql: str, values: tuple[object, ...]) -> list[Trace]:
+        if not (self._keep and self._path.exists()):
+            return []
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=2)) as database:
+                rows = database.execute(sql, values).fetchall()
+        except sqlite3.Error:
+            return []
+        traces = []
+        for (body,) in rows:
+            with contextlib.suppress(msgspec.DecodeError):  # written by another version
+                traces.append(msgspec.json.decode(body, type=Trace))
+        return traces
+
+    def _write(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._write_until_closed()
+            except (sqlite3.Error, OSError) as error:
+                self._degrade(error)
+                self._closing.wait(RETRY_SECONDS)
+
+    def _write_until_closed(self) -> None:
+        with contextlib.closing(_open(self._path)) as database:
+            since_trim = TRIM_EVERY
+            while True:
+                batch, is_last = self._next_batch()
+                rows = [(trace.id, trace.received_at, msgspec.json.encode(trace)) for trace in batch]
+                try:
+                    with database:
+                        database.executemany(INSERT, rows)
+                        since_trim += len(batch)
+                        if since_trim >= TRIM_EVERY:
+                            database.execute(TRIM, (self._keep - 1,))
+                            since_trim = 0
+                except sqlite3.Error as error:
+                    self._degrade(error, len(batch))
+                    raise
+                self._is_degraded = False
+                if is_last:
+                    return
+
+    def _next_batch(self) -> tuple[list[Trace], bool]:
+        batch: list[Trace] = []
+        item = self._queue.get()
+        while item is not None:
+            batch.append(item)
+            if len(batch) >= BATCH_TRACES or self._queue.empty():
+                return batch, False
+            item = self._queue.get()
+        return batch, True
+
+    def _degrade(self, error: Exception, dropped: int = 0) -> None:
+        if not self._is_degraded or dropped:
+            self._on_degraded(str(error), dropped)
+        self._is_degraded = True
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    try:
+        database = sqlite3.connect(path, timeout=5)
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")  # a lost trace is a small loss; the book will be stricter
+        database.execute(SCHEMA)
+    except sqlite3.DatabaseError as error:
+        if "not a database" in str(error) or "malformed" in str(error):
+            path.replace(path.with_suffix(".broken"))
+        raise
+    return database

@@ -1,0 +1,161 @@
+"""Who may come in. Any web page can reach loopback, so loopback alone is no protection.
+
+Order: host, origin, key, content type. Each refusal is a typed error.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import msgspec
+
+from turnout.core.errors import ForeignHost, ForeignOrigin, Unauthorized, UnsupportedType
+from turnout.gateway.keys import KeyStore
+
+Headers = Iterable[tuple[bytes, bytes]]
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """The headers that the guard looks at, read in one pass."""
+
+    host: str = ""
+    origin: str = ""
+    content_type: str = ""
+    authorization: str = ""
+    api_key: str = ""
+
+
+def read_entry(headers: Headers) -> Entry:
+    """Return the guard's headers of a request; of a repeated one the last."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        if name in NAMES:
+            found[NAMES[name]] = value.decode("latin-1").strip()
+    return Entry(**found)
+
+
+NAMES = {
+    b"host": "host",
+    b"origin": "origin",
+    b"content-type": "content_type",
+    b"authorization": "authorization",
+    b"x-api-key": "api_key",
+}
+
+
+class Guard:
+    """Lets requests in or says why not.
+
+    Args:
+        host: The address that the daemon listens on.
+        allowed_hosts: Host names beyond loopback.
+        allowed_origins: Web origins beyond loopback.
+        keys: The API keys.
+        operator_token: Known to the CLI of this user by a file that only the user can read.
+    """
+
+    def __init__(
+        self, host: str, allowed_hosts: list[str], allowed_origins: list[str], keys: KeyStore, operator_token: str
+    ) -> None:
+        self.is_open_bind = not is_loopback_name(host)
+        self._hosts = {name.lower() for name in allowed_hosts} | {host.lower()}
+        self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
+        self._keys = keys
+        self._operator_token = operator_token
+        self._known_hosts: set[str] = set()
+
+    def admit(self, method: str, entry: Entry, *, is_public: bool = False) -> str:
+        """Return the name of the key that opens, or an empty string where none is needed.
+
+        Args:
+            method: The HTTP method.
+            entry: The request's headers.
+            is_public: No key is asked for (``/health``).
+
+        Raises:
+            ForeignHost: A Host that is not ours (421).
+            ForeignOrigin: A web page of another origin (403).
+            Unauthorized: No key, or an unknown one, where one is needed (401).
+            UnsupportedType: A write that is not JSON (415).
+        """
+        self._check_host(entry.host)
+        if entry.origin:
+            self._check_origin(entry.origin)
+        name = "" if is_public else self._check_key(entry)
+        if method not in READS:
+            check_content_type(entry.content_type)
+        return name
+
+    def _check_host(self, host: str) -> None:
+        if host in self._known_hosts:
+            return
+        name = split_host(host)
+        # With an open bind address a key is demanded, and a rebound name does not know it.
+        if not (self.is_open_bind or is_loopback_name(name) or name in self._hosts):
+            raise ForeignHost(
+                f"this daemon does not serve the host {host!r}",
+                hint="call it by 127.0.0.1 or localhost, or add the name to server.allowed_hosts",
+            )
+        if len(self._known_hosts) < 64:
+            self._known_hosts.add(host)
+
+    def _check_origin(self, origin: str) -> None:
+        lowered = origin.lower().rstrip("/")
+        if lowered in self._origins:
+            return
+        parts = urlsplit(lowered)
+        if parts.scheme in ("http", "https") and parts.hostname and is_loopback_name(parts.hostname):
+            return
+        raise ForeignOrigin(
+            f"pages of origin {origin!r} may not call this daemon", hint="add the origin to server.allowed_origins"
+        )
+
+    def _check_key(self, entry: Entry) -> str:
+        scheme, _, secret = entry.authorization.partition(" ")
+        secret = secret.strip() if scheme.lower() == "bearer" else entry.api_key
+        if secret and hmac.compare_digest(secret.encode(), self._operator_token.encode()):
+            return "operator"
+        if not self.is_open_bind and self._keys.is_empty:
+            return ""  # SDKs always send some key; without keys of ours it means nothing
+        key = self._keys.find(secret) if secret else None
+        if key is None:
+            raise Unauthorized(
+                "the API key is not known here" if secret else "an API key is needed",
+                hint="send 'Authorization: Bearer sk-turnout-…'; `turnout keys create NAME` makes one",
+            )
+        return key.name
+
+
+def check_content_type(content_type: str) -> None:
+    """Refuse a write that a web form could send without the browser asking first.
+
+    Raises:
+        UnsupportedType: It is not ``application/json``.
+    """
+    media = content_type.partition(";")[0].strip().lower()
+    if media != "application/json":
+        raise UnsupportedType(
+            f"the content type is {content_type!r}" if content_type else "there is no content type",
+            hint="send 'Content-Type: application/json'",
+        )
+
+
+def split_host(host: str) -> str:
+    """Return the name in a Host header, without its port, in lower case."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.rpartition(":")[0].lower() if ":" in host else host.lower()
+
+
+def is_loopback_name(name: str) -> bool:
+    """Return whether a name or address is this machine's loopback."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False

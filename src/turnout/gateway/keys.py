@@ -1,0 +1,132 @@
+"""API keys: made once, shown once, kept as hashes in a file that only its owner can read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from turnout.config.files import write_privately
+from turnout.core.errors import NotFound, SetupError
+from turnout.core.ids import KEY_PREFIX, new_key
+
+SHOWN_CHARACTERS = len(KEY_PREFIX) + 4
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a key.
+
+    Attributes:
+        name: Given by its owner; unique.
+        sha256: Of the whole key. A key has 256 random bits, so a plain hash cannot be searched.
+        start: Its first characters, to recognise it by.
+        created_at: Seconds since the epoch.
+    """
+
+    name: str
+    sha256: str
+    start: str
+    created_at: float
+
+
+class KeyFile(msgspec.Struct, frozen=True):
+    """The file's content."""
+
+    keys: list[Key] = []
+
+
+class KeyStore:
+    """The keys of an installation; changes by another process are seen at the next look.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._by_hash: dict[str, Key] = {}
+
+    def all(self) -> list[Key]:
+        """Return all keys, oldest first.
+
+        Raises:
+            SetupError: The file cannot be read: better no service than an open one.
+        """
+        self._refresh()
+        return sorted(self._by_hash.values(), key=lambda key: key.created_at)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no key exists."""
+        self._refresh()
+        return not self._by_hash
+
+    def find(self, secret: str) -> Key | None:
+        """Return the key that a caller sent, if it is one of ours."""
+        self._refresh()
+        return self._by_hash.get(hash_key(secret))
+
+    def create(self, name: str, created_at: float) -> str:
+        """Make a key and return its secret, which is not kept.
+
+        Args:
+            name: Letters, digits, ``.``, ``_``, ``-``; not taken yet.
+            created_at: Seconds since the epoch.
+
+        Raises:
+            SetupError: A bad or taken name, or the file cannot be written.
+        """
+        self._refresh()
+        if not name or len(name) > 64 or not all(c.isalnum() or c in "._-" for c in name):
+            raise SetupError(f"{name!r} cannot be a key's name", hint="use letters, digits, '.', '_' and '-'")
+        if any(key.name == name for key in self._by_hash.values()):
+            raise SetupError(f"there is a key {name!r} already", hint=f"`turnout keys revoke {name}` first")
+        secret = new_key()
+        key = Key(name=name, sha256=hash_key(secret), start=secret[:SHOWN_CHARACTERS], created_at=created_at)
+        self._write([*self.all(), key])
+        return secret
+
+    def revoke(self, name: str) -> Key:
+        """Forget a key by its name.
+
+        Raises:
+            NotFound: No key has this name.
+        """
+        keys = self.all()
+        for key in keys:
+            if key.name == name:
+                self._write([other for other in keys if other is not key])
+                return key
+        names = ", ".join(key.name for key in keys) or "there are none"
+        raise NotFound(f"there is no key {name!r}", hint=f"keys: {names}")
+
+    def _refresh(self) -> None:
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            self._seen, self._by_hash = None, {}
+            return
+        seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if seen == self._seen:
+            return
+        try:
+            content = msgspec.json.decode(self._path.read_bytes(), type=KeyFile)
+        except (OSError, msgspec.DecodeError) as error:
+            raise SetupError(
+                f"the key file {str(self._path)!r} cannot be read: {error}", hint="mend or remove it"
+            ) from error
+        self._by_hash = {key.sha256: key for key in content.keys}
+        self._seen = seen
+
+    def _write(self, keys: list[Key]) -> None:
+        data = msgspec.json.format(msgspec.json.encode(KeyFile(keys)), indent=2)
+        write_privately(self._path, data)
+        self._seen = None
+        self._refresh()
+
+
+def hash_key(secret: str) -> str:
+    """Return the hexadecimal SHA-256 of a key."""
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,223 @@
+"""OpenAI's dialect on the caller's side: read a body for what routing needs, and write errors in its shape."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from turnout.core.errors import InvalidRequest, TurnoutError
+from turnout.core.words import AUTO, Privacy, Request, RequestKind
+
+PRIVACIES: tuple[Privacy, ...] = ("any", "no-frontier", "local-only")
+
+
+class Message(msgspec.Struct, frozen=True):
+    """The part of a message that must be right whatever engine answers."""
+
+    role: str
+    content: str | list[msgspec.Raw] | None = None
+
+
+class CommonFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields that every kind of request may carry; unknown ones pass through untouched."""
+
+    model: str = AUTO
+    user: str | None = None
+
+
+class GenerationFacts(CommonFacts, frozen=True, kw_only=True):
+    """Fields of chat and completion that are checked for their type."""
+
+    stream: bool | None = None
+    stream_options: dict[str, msgspec.Raw] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
+class ChatFacts(GenerationFacts, frozen=True, kw_only=True):
+    """``POST /v1/chat/completions``."""
+
+    messages: list[Message]
+    tools: list[msgspec.Raw] | None = None
+    response_format: dict[str, msgspec.Raw] | None = None
+
+
+class CompletionFacts(GenerationFacts, frozen=True, kw_only=True):
+    """``POST /v1/completions``."""
+
+    prompt: msgspec.Raw
+
+
+class EmbeddingFacts(CommonFacts, frozen=True, kw_only=True):
+    """``POST /v1/embeddings``."""
+
+    input: msgspec.Raw
+    encoding_format: str | None = None
+    dimensions: int | None = None
+
+
+class RequestHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """The caller's wishes in ``x-turnout-*`` headers."""
+
+    effort: int | None = None
+    privacy: Privacy = "any"
+    deadline_seconds: float | None = None
+
+
+Fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+FACTS: dict[RequestKind, msgspec.json.Decoder[Any]] = {
+    "chat": msgspec.json.Decoder(ChatFacts),
+    "completion": msgspec.json.Decoder(CompletionFacts),
+    "embedding": msgspec.json.Decoder(EmbeddingFacts),
+}
+REQUIRED = {"chat": "messages", "completion": "prompt", "embedding": "input"}
+
+
+class Body:
+    """A parsed body whose ``model`` can be replaced without touching anything else.
+
+    Args:
+        data: The bytes that the caller sent.
+        fields: The raw bytes of every top-level value.
+    """
+
+    def __init__(self, data: bytes, fields: dict[str, msgspec.Raw]) -> None:
+        self.data = data
+        self._fields = fields
+
+    def with_model(self, model: str) -> bytes:
+        """Return the body with another ``model``; every other value keeps its bytes."""
+        return msgspec.json.encode({**self._fields, "model": model})
+
+
+def read_request(kind: RequestKind, data: bytes, request_id: str, wishes: RequestHeaders) -> tuple[Request, Body]:
+    """Check a body and return its facts.
+
+    Args:
+        kind: What the path says.
+        data: The body.
+        request_id: For the request.
+        wishes: From the headers.
+
+    Raises:
+        InvalidRequest: Not JSON, or a field that is missing, empty or mistyped.
+    """
+    try:
+        fields = Fields.decode(data)
+        facts = FACTS[kind].decode(data)
+    except msgspec.ValidationError as error:
+        raise _explain(error, kind) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(
+            f"the body is not valid JSON: {error}", hint="send one JSON object in UTF-8", code="invalid_json"
+        ) from None
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply", hint="flatten it", code="invalid_json") from None
+    if not facts.model:
+        raise InvalidRequest("model is empty", param="model", hint="name a model, or leave it out for 'auto'")
+    _check_content(kind, facts)
+    request = Request(
+        id=request_id,
+        kind=kind,
+        selector=facts.model,
+        stream=bool(getattr(facts, "stream", False)),
+        tools=bool(getattr(facts, "tools", None)),
+        json=getattr(facts, "response_format", None) is not None,
+        effort=wishes.effort,
+        privacy=wishes.privacy,
+        deadline_seconds=wishes.deadline_seconds,
+        body_bytes=len(data),
+    )
+    return request, Body(data, fields)
+
+
+def _check_content(kind: RequestKind, facts: Any) -> None:
+    if kind == "chat":
+        if not facts.messages:
+            raise InvalidRequest("messages is empty", param="messages", hint="send at least one message")
+        return
+    name = REQUIRED[kind]
+    value = bytes(getattr(facts, name)).strip()
+    if value in (b'""', b"[]", b"null"):
+        raise InvalidRequest(f"{name} is empty", param=name, hint="send a text or a list of texts")
+    if not value.startswith((b'"', b"[")):
+        raise InvalidRequest(f"{name} has the wrong type", param=name, hint="send a text or a list of texts")
+
+
+def _explain(error: msgspec.ValidationError, kind: RequestKind) -> InvalidRequest:
+    message, _, dollar = str(error).partition(" - at `$")
+    path = dollar.rstrip("`").lstrip(".")
+    if missing := re.search(r"missing required field `(.+?)`", message):
+        path = f"{path}.{missing[1]}" if path else missing[1]
+        return InvalidRequest(f"{path} is missing", param=path, code="missing_field", hint=f"add {path!r} to the body")
+    expected = message.replace("`", "").lower()
+    where = path or "the body"
+    return InvalidRequest(
+        f"{where}: {expected}", param=path or REQUIRED[kind], code="invalid_type", hint=f"correct the type of {where}"
+    )
+
+
+def read_wishes(headers: list[tuple[bytes, bytes]]) -> RequestHeaders:
+    """Return the caller's wishes.
+
+    Raises:
+        InvalidRequest: A header whose value makes no sense.
+    """
+    effort: int | None = None
+    privacy: Privacy = "any"
+    deadline: float | None = None
+    for name, value in headers:
+        if not name.startswith(b"x-turnout-"):
+            continue
+        text = value.decode("latin-1").strip()
+        if name == b"x-turnout-effort":
+            if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10):
+                raise _bad_header(name, text, "a whole number from 1 to 10")
+            effort = int(text)
+        elif name == b"x-turnout-privacy":
+            known = next((p for p in PRIVACIES if p == text), None)
+            if known is None:
+                raise _bad_header(name, text, "one of any, no-frontier, local-only")
+            privacy = known
+        elif name == b"x-turnout-deadline-ms":
+            if not (text.isascii() and text.isdigit() and 0 < int(text) <= 86_400_000):
+                raise _bad_header(name, text, "milliseconds, from 1 to 86400000")
+            deadline = int(text) / 1000
+    return RequestHeaders(effort=effort, privacy=privacy, deadline_seconds=deadline)
+
+
+def _bad_header(name: bytes, text: str, expected: str) -> InvalidRequest:
+    header = name.decode()
+    return InvalidRequest(f"header {header}: {text!r} is not {expected}", param=header, hint=f"send {expected}")
+
+
+def error_body(error: TurnoutError, request_id: str) -> bytes:
+    """Return an error in OpenAI's shape, with turnout's additions.
+
+    Args:
+        error: What happened.
+        request_id: So that a report can be matched with a trace.
+    """
+    return msgspec.json.encode(
+        {
+            "error": {
+                "message": error.message,
+                "type": error.kind,
+                "param": error.param,
+                "code": error.code,
+                "hint": error.hint,
+                "source": error.source,
+                "retryable": error.retryable,
+                "request_id": request_id,
+            }
+        }
+    )

@@ -1,0 +1,56 @@
+"""Where engines may already be running, and which pulled models nobody has configured."""
+
+from __future__ import annotations
+
+from turnout.config.schema import DiscoverEntry, Settings
+from turnout.tiers.base import Engine, EngineContext
+from turnout.tiers.local.external import ExternalEngine, ExternalSettings
+from turnout.tiers.local.llamacpp.engine import LlamaCppEngine, LlamaCppSettings
+from turnout.tiers.local.ollama import DEFAULT_URL, OllamaEngine, OllamaSettings
+from turnout.tiers.local.weights import list_pulled
+
+AUTO = (
+    DiscoverEntry(engine="external", base_url="http://127.0.0.1:8000/v1"),
+    DiscoverEntry(engine="ollama", base_url=DEFAULT_URL),
+)
+"""vLLM's and Ollama's own default ports; a vLLM comes first because it batches."""
+
+
+def found_engines(settings: Settings, context: EngineContext) -> list[Engine]:
+    """Return an engine for every place to look; each has no targets until something answers there.
+
+    Args:
+        settings: The configuration.
+        context: What engines are given.
+    """
+    entries = AUTO if settings.discover == "auto" else settings.discover
+    configured = {str(entry.get("base_url", "")).rstrip("/") for entry in settings.models.values()}
+    engines: list[Engine] = []
+    for entry in entries:
+        if entry.base_url.rstrip("/") in configured:
+            continue  # its models are configured by name already
+        if entry.engine == "ollama":
+            engines.append(
+                OllamaEngine("ollama", OllamaSettings(engine="ollama", base_url=entry.base_url), context, "found")
+            )
+        else:
+            engines.append(
+                ExternalEngine("vllm", ExternalSettings(engine="external", base_url=entry.base_url), context, "found")
+            )
+    return [*engines, *pulled_engines(settings, context)]
+
+
+def pulled_engines(settings: Settings, context: EngineContext) -> list[Engine]:
+    """Return an engine for every pulled GGUF that no configured model uses: ``local/llamacpp/<name>``."""
+    used = {str(entry.get("source", "")) for entry in settings.models.values()}
+    engines: list[Engine] = []
+    for model in list_pulled(context.paths.data_dir):
+        if model.problem or not model.file.endswith(".gguf") or model.source in used:
+            continue
+        source = f"file:{model.path_in(context.paths.data_dir)}"
+        engines.append(
+            LlamaCppEngine(
+                f"llamacpp/{model.name}", LlamaCppSettings(engine="llamacpp", source=source), context, "found"
+            )
+        )
+    return engines
