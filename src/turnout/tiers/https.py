@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
 from turnout.core.errors import Broken, ConnectFailed, CutOff, DeadlineExceeded, Malformed, Stalled
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    # httpx2 and what it brings takes 150 ms to import, so it is imported where the first request needs it.
+    # httpx2 is imported where the first request needs it: a purely local daemon never pays for it.
 
 
 class Httpx2Transport(Transport):
@@ -92,6 +91,8 @@ class Httpx2Transport(Transport):
             await asyncio.wait(self._closing)
 
     def _open(self) -> httpx2.AsyncClient:
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
         import httpx2
 
         return httpx2.AsyncClient(

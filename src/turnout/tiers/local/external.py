@@ -8,9 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from turnout.core.errors import SetupError
+from turnout.core.loopback import is_loopback_url
 from turnout.core.words import Capability, Origin, Target
 from turnout.tiers.base import Call, Capabilities, EngineContext, ModelSettings, call_path
-from turnout.tiers.local.probe import ProbedEngine, check_base_url, is_loopback
+from turnout.tiers.local.probe import ProbedEngine, check_base_url
 from turnout.tiers.transport import HttpRequest, HttpResponse
 
 
@@ -109,7 +110,7 @@ class ExternalEngine(ProbedEngine):
             roles=tuple(self.settings.roles),
             origin=self.origin,
             is_loaded=facts["state"] == "ready",
-            is_beyond_loopback=not is_loopback(self.base_url),
+            is_beyond_loopback=not is_loopback_url(self.base_url),
             **facts,
         )
 
@@ -124,7 +125,7 @@ class ExternalEngine(ProbedEngine):
             state="ready",
             context_tokens=_context_tokens(model),
             is_loaded=True,
-            is_beyond_loopback=not is_loopback(self.base_url),
+            is_beyond_loopback=not is_loopback_url(self.base_url),
         )
 
 

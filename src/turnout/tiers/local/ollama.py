@@ -8,9 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from turnout.core.errors import Broken, SetupError
+from turnout.core.loopback import is_loopback_url
 from turnout.core.words import Capability, Origin, Target
 from turnout.tiers.base import Call, Capabilities, EngineContext, ModelSettings, call_path
-from turnout.tiers.local.probe import ProbedEngine, check_base_url, is_loopback
+from turnout.tiers.local.probe import ProbedEngine, check_base_url
 from turnout.tiers.transport import HttpRequest, HttpResponse
 
 DEFAULT_URL = "http://127.0.0.1:11434"
@@ -93,7 +94,7 @@ class OllamaEngine(ProbedEngine):
                 roles=tuple(self.settings.roles),
                 state="unreachable",
                 detail=reason,
-                is_beyond_loopback=not is_loopback(self.base_url),
+                is_beyond_loopback=not is_loopback_url(self.base_url),
             ),
         )
 
@@ -116,7 +117,7 @@ class OllamaEngine(ProbedEngine):
             context_tokens=loaded[tag.name].context_length if tag.name in loaded else None,
             size_bytes=tag.size or None,
             is_loaded=tag.name in loaded,
-            is_beyond_loopback=not is_loopback(self.base_url),
+            is_beyond_loopback=not is_loopback_url(self.base_url),
         )
 
     async def _show(self, tag: Tag) -> Shown:

@@ -82,8 +82,7 @@ class Embedder:
     def embed(self, rows: Sequence[Tokens]) -> Vectors:
         """Return one unit vector for each row, shape (rows, DIMENSIONS).
 
-        The mean over the tokens, as sentence-transformers pools all-MiniLM-L6-v2. Activations are quantised by the range
-        of each run, so that a vector differs a little with its neighbours (cosine above 0.99).
+        The mean over the tokens, as sentence-transformers pools all-MiniLM-L6-v2.
 
         Args:
             rows: One group of ``group_by_length``.

@@ -28,8 +28,8 @@ from turnout.core.errors import (
     TurnoutError,
     Unauthorized,
 )
-from turnout.tiers.local.onnx_embedder import DIMENSIONS, Embedder, Tokens, Vectors, group_by_length
 from turnout.tiers.local.onnx.spec import OnnxSpec
+from turnout.tiers.local.onnx_embedder import DIMENSIONS, Embedder, Tokens, Vectors, group_by_length
 from turnout.tiers.local.weights_check import check_weights
 from turnout.tiers.local.worker import (
     announce_failed,
@@ -217,7 +217,8 @@ async def serve(spec: OnnxSpec, embedder: Embedder) -> None:
         spec: What and where.
         embedder: The loaded model.
     """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # With protocol 0 asyncio leaves Nagle's algorithm on, and every answer waits 40 ms for a delayed ACK.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, spec.port))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -129,20 +128,6 @@ class ProbedEngine:
 
     def _tell(self, target: str, engine: str, state: WorkerState, detail: str) -> None:
         self.context.emit(WorkerChanged(target=target, engine=engine, state=state, detail=detail))
-
-
-def is_loopback(url: str) -> bool:
-    """Return whether a URL stays on this machine: ``localhost``, a loopback address or a Unix socket."""
-    parts = urlsplit(url)
-    if parts.scheme == "http+unix":
-        return True
-    host = parts.hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_base_url(url: str) -> str:

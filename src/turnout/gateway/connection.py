@@ -1,0 +1,518 @@
+"""One connection with limits: nothing a caller does, or leaves undone, holds memory or a handler for ever.
+
+The life of a connection is `Phase`; one lazily moved timer guards whichever phase it is in, and a second one guards
+writing. Reading is never paused, so a caller who leaves is noticed at once and `connection_lost` cancels the handler:
+
+* a body is buffered whole (up to ``body_bytes``);
+* one pipelined request is kept; what follows it is read and dropped, and the connection closes after its answer;
+* a caller who only shuts its sending side still gets the answer. As a vanished caller looks the same, half a second
+  later one `102 Processing` is sent: only a vanished one answers that with a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import math
+import socket
+import struct
+import urllib.parse
+from typing import Any, cast
+
+import httptools
+import msgspec
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from turnout.core.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    Busy,
+    InvalidRequest,
+    MethodNotAllowed,
+    TurnoutError,
+    Wrong,
+)
+from turnout.gateway.exchange import Exchange, Outlet, UnchunkedExchange, logger
+
+WRITE_HIGH_BYTES, WRITE_LOW_BYTES = 65_536, 16_384
+CHUNK_OVERHEAD_BYTES = 20  # 16 hexadecimal digits and two CRLF: what honest chunk framing costs at most
+LINGER_SECONDS, LINGER_BYTES = 5.0, 256 << 20  # read on so long after an early answer: a reset would destroy it
+PROBE_SECONDS = 0.5  # between a caller's end of file and the question whether it is still there
+
+
+class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one caller may cost."""
+
+    header_bytes: int = 65_536
+    """Request line and headers; chunk extensions and trailers count too, and pipelined heads in one read together."""
+    header_seconds: float = 10
+    """From the first byte (or the connect) to the end of the headers."""
+    body_bytes: int = 64 << 20
+    """The decoded body."""
+    body_gap_seconds: float = 30
+    """Without a byte of body."""
+    body_seconds: float = 600
+    """For the whole body."""
+    write_stall_seconds: float = 60
+    """For a full write buffer to drain, or at least to shrink by 64 KiB."""
+    keep_alive_seconds: float = 75
+    """Between an answer and the next request."""
+    connections: int = 4096
+    """Open at once; further ones are answered 503."""
+
+
+class Phase(enum.Enum):
+    """What the connection reads at the moment."""
+
+    IDLE = enum.auto()  # between requests
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    CLOSING = enum.auto()  # the last answer is written; only the caller's end of file is awaited
+
+
+IDLE, HEAD, BODY, CLOSING = Phase  # through the class a look-up takes 80 ns on Python 3.11, and a request needs 25
+
+
+class State(ServerState):
+    """What the connections of one server share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_stopping = False
+        self.emptied = asyncio.Event()
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    Args:
+        config: uvicorn's, loaded or not.
+        server_state: Shared by all connections.
+        app_state: Copied into every scope's ``state``.
+        limits: What the caller may cost.
+        _loop: The running loop.
+    """
+
+    server_state: State
+    cycle: Exchange  # the request that is being read, or was read last
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: State,
+        app_state: dict[str, Any],
+        *,
+        limits: ServerLimits,
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._new_parser()
+        self.limits = limits
+        self._phase = IDLE
+        self._is_deaf = False  # what still arrives is dropped
+        self._is_half_closed = self._has_probed = False
+        self._running: Exchange | None = None  # its answer is not complete
+        self._task: asyncio.Task[None] | None = None
+        self._queued: Exchange | None = None
+        self._fault: TurnoutError | None = None  # why a parser callback stopped the parser
+        self._refusal: TurnoutError | None = None  # to be written after the answer in progress
+        self._content_bytes = self._body_bytes = self._overhead_bytes = self._dropped_bytes = 0
+        self._is_chunked = False
+        self._read_until = 0.0  # of this head or body; 0: it has just begun
+        self._deadline = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._stalled_bytes = 0
+
+    def _new_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)  # strict, unlike uvicorn's: nothing after `connection: close`
+
+    # -- the connection ------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the first head's deadline, or turn the caller away."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
+        self._outlet = cast("asyncio.Transport", Outlet(self))
+        excess = len(self.connections) - self.limits.connections
+        if self.server_state.is_stopping or excess > 128:
+            transport.abort()
+        elif excess > 0:
+            self._refuse(Busy("too many connections", hint="close idle connections or raise the server's limit"), None)
+        else:
+            self._due_in(self.limits.header_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
+        """Cancel the handler: nobody waits for its answer."""
+        self.connections.discard(self)
+        if not self.connections:
+            self.server_state.emptied.set()
+        self._phase, self._is_deaf, self._queued, self._deadline = CLOSING, True, None, math.inf
+        for timer in (self._timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._running is not None and self._task is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
+            self._task.cancel()
+        self.flow.resume_writing()
+        self.parser = None  # type: ignore[assignment]  # breaks a reference cycle
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection if an answer is due: asyncio and uvloop close it when this returns None."""
+        if self._phase is BODY and self.cycle is self._running:
+            self.transport.abort()  # it will never be whole
+            return False
+        if self._phase is BODY and self.cycle is self._queued:
+            self._queued = None
+        last = self._queued or self._running
+        if last is None or self._phase is CLOSING:
+            self.finish(linger=False)
+            return False
+        last.keep_alive = False
+        self._is_half_closed = self._is_deaf = True
+        self._due_in(PROBE_SECONDS)
+        return True
+
+    def shutdown(self) -> None:
+        """Close now if idle, after the running answer otherwise."""
+        if self._running is None or self._phase is CLOSING:
+            self.finish(linger=False)
+        else:
+            self._queued = None
+            self._running.keep_alive = False
+            self._is_deaf = self._is_deaf or self._phase is not BODY or self.cycle is not self._running
+
+    def finish(self, *, linger: bool = True) -> None:
+        """Close once everything is written.
+
+        Args:
+            linger: Read and drop what still arrives until the caller closes too.
+        """
+        self._phase, self._is_deaf = CLOSING, True
+        unwritten = self.transport.get_write_buffer_size() > 0
+        if linger and not self._is_half_closed and not self.transport.is_closing():
+            try:
+                self.transport.write_eof()
+            except OSError:  # the caller's reset came first
+                self.transport.abort()
+            self._due_in(max(LINGER_SECONDS, self.limits.write_stall_seconds * unwritten))
+        else:
+            self.transport.close()
+            self._due_in(self.limits.write_stall_seconds if unwritten else math.inf)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and hold what was read against the limits.
+
+        Args:
+            data: At most 256 KiB, whatever the loop read.
+        """
+        if self._is_deaf:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > LINGER_BYTES:
+                self.transport.abort()
+            return
+        if self._phase is IDLE:
+            self._overhead_bytes = 0
+        self._overhead_bytes += len(data)
+        body_bytes = self._body_bytes
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as paused:
+            self._replay_without_upgrade(data[paused.args[0] :])
+        except httptools.HttpParserError as error:
+            if not self._is_deaf:
+                fault = self._fault or InvalidRequest(
+                    f"not valid HTTP/1.1: {error}", hint="check the request's framing"
+                )
+                self._refuse(fault, self.cycle if self._phase is BODY else None)
+        else:
+            if self._overhead_bytes > self.limits.header_bytes and not self._is_deaf:
+                self._refuse(self._too_much_head(), None if self._phase is HEAD else self.cycle)
+            elif self._phase is HEAD and not self._read_until:
+                self._read_until = self._due_in(self.limits.header_seconds)
+            elif self._phase is BODY and (not self._read_until or self._body_bytes != body_bytes):
+                now = self.loop.time()
+                self._read_until = self._read_until or now + self.limits.body_seconds
+                self._due_at(min(now + self.limits.body_gap_seconds, self._read_until))
+
+    def _too_much_head(self) -> Wrong:
+        return Wrong(
+            f"request line, headers, chunk extensions and trailers exceed {self.limits.header_bytes} bytes",
+            status=431,
+            code="headers_too_large",
+            hint="send fewer or shorter headers",
+        )
+
+    def _replay_without_upgrade(self, rest: bytes) -> None:
+        """Parse the request again as an ordinary one: llhttp skips the body of a request that asks for an upgrade."""
+        lines = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        version = self.parser.get_http_version().encode()
+        head = b"%s %s HTTP/%s\r\n%s\r\n" % (self.parser.get_method(), self.url, version, b"".join(lines))
+        self._new_parser()
+        self._phase = IDLE
+        self.data_received(head + rest)
+
+    def _stop_parser(self, fault: TurnoutError) -> None:
+        self._fault = fault
+        raise fault
+
+    def on_message_begin(self) -> None:
+        """Begin a request, unless one is queued already."""
+        if self._queued is not None:
+            self._queued.keep_alive = False  # its answer is the last: the error below is never written
+            self._stop_parser(InvalidRequest("too many pipelined requests"))
+        super().on_message_begin()
+        self._phase, self._read_until = HEAD, 0.0
+        self._content_bytes, self._is_chunked = 0, False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; drop a trailer, which must not change the headers that the handler has seen."""
+        if self._phase is not HEAD:
+            return
+        name = name.lower()
+        if name == b"content-length":
+            self._content_bytes = int(value)
+        elif name == b"transfer-encoding":
+            self._is_chunked = True
+            if value.lower() != b"chunked":
+                coding = value.decode("latin-1")
+                self._stop_parser(InvalidRequest(f"transfer-encoding {coding!r} is not supported", hint="use chunked"))
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Start the handler, or queue it behind the running one."""
+        version, method = self.parser.get_http_version(), self.parser.get_method()
+        if version not in ("1.1", "1.0") or (version == "1.0" and self._is_chunked):
+            self._stop_parser(InvalidRequest(f"not valid HTTP/1.1: version {version!r}", hint="speak HTTP/1.1"))
+        if method == b"CONNECT":
+            self._stop_parser(MethodNotAllowed("CONNECT is not served: this is no proxy"))
+        if self.parser.should_upgrade():
+            return
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["method"] = method.decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+        if self._content_bytes > self.limits.body_bytes:
+            self._stop_parser(self._too_large())
+        self._phase, self._read_until, self._body_bytes = BODY, 0.0, 0
+        keep_alive = version == "1.1" and self.parser.should_keep_alive()
+        expects = self.expect_100_continue and version == "1.1"
+        self.cycle = (Exchange if version == "1.1" else UnchunkedExchange)(
+            scope=self.scope,
+            transport=self._outlet,
+            flow=self.flow,
+            logger=logger,
+            access_logger=logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expects,
+            keep_alive=keep_alive and not expects,  # until the caller was told to go on, its next bytes are ambiguous
+            on_response=self.on_response_complete,
+        )
+        self.cycle.protocol = self
+        self.cycle.keeps_alive_once_continued = keep_alive
+        if self._running is None:
+            self._start(self.cycle)
+        else:
+            self._queued = self.cycle
+
+    def _start(self, exchange: Exchange) -> None:
+        self._running = exchange
+        self._task = task = self.loop.create_task(exchange.run_asgi(self.app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def on_chunk_header(self) -> None:
+        """Allow a chunk its framing."""
+        self._overhead_bytes -= CHUNK_OVERHEAD_BYTES
+
+    def on_body(self, body: bytes) -> None:
+        """Count and keep a piece of the body."""
+        self._overhead_bytes -= len(body)
+        self._body_bytes += len(body)
+        if self._body_bytes > self.limits.body_bytes:
+            self._stop_parser(self._too_large())
+        if not self.cycle.response_complete:
+            self.cycle.body += body
+            self.cycle.message_event.set()
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"the body exceeds {self.limits.body_bytes} bytes", hint="send less, or raise the server's body limit"
+        )
+
+    def on_message_complete(self) -> None:
+        """Hand the whole body over."""
+        if self._phase is not BODY:
+            return  # an upgrade: see _replay_without_upgrade
+        self._phase, self._deadline = IDLE, math.inf
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+        self._is_deaf = self._is_deaf or not self.cycle.keeps_alive_once_continued
+        if self.cycle.response_complete:
+            self._rest()
+
+    # -- answering -----------------------------------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        """Go on with the queued request, the pending refusal or the wait for the next request."""
+        self.server_state.total_requests += 1
+        self._running = None
+        if self._phase is CLOSING or self.transport.is_closing():
+            return
+        if self._queued is not None:
+            queued, self._queued = self._queued, None
+            self._start(queued)
+        elif self._refusal is not None:
+            self._write_error(self._refusal)
+            self.finish()
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
+        if self._is_deaf:
+            self.finish()
+        elif self._phase is IDLE:
+            self._due_in(self.limits.keep_alive_seconds)
+
+    def _refuse(self, error: TurnoutError, culprit: Exchange | None) -> None:
+        """Answer the request that is being read with an error and read no more.
+
+        Args:
+            error: The answer.
+            culprit: The request, if its head was complete.
+        """
+        self._is_deaf, self._deadline = True, math.inf
+        if culprit is not None and culprit is self._queued:
+            self._queued = culprit = None
+        if culprit is not None and culprit is self._running:
+            culprit.refusal = error
+            self.answer_for(culprit, error)
+            culprit.message_event.set()
+            if not culprit.is_receiving and self._task is not None:
+                self._task.cancel()
+        elif culprit is not None:  # answered before its body was whole
+            self.finish()
+        elif self._running is not None:
+            self._refusal = error
+        else:
+            self._write_error(error)
+            self.finish()
+
+    def answer_for(self, exchange: Exchange, error: TurnoutError) -> None:
+        """Answer in the handler's stead; cut the connection if the handler's answer has begun.
+
+        Args:
+            exchange: The request; whatever its handler still sends is dropped.
+            error: The answer.
+        """
+        if exchange.disconnected or exchange.response_complete:
+            return
+        exchange.disconnected = True
+        if exchange.response_started:
+            self._reset(always=isinstance(exchange, UnchunkedExchange))
+        else:
+            self._write_error(error, is_head=exchange.scope["method"] == "HEAD")
+            self.finish()
+
+    def _write_error(self, error: TurnoutError, *, is_head: bool = False) -> None:
+        words = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
+        body = msgspec.json.encode({"error": words | {"hint": error.hint, "source": error.source}})
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[error.status], lines, b"" if is_head else body))
+
+    # -- deadlines -----------------------------------------------------------------------------------------------------
+
+    def _due_in(self, seconds: float) -> float:
+        return self._due_at(self.loop.time() + seconds)
+
+    def _due_at(self, when: float) -> float:
+        """Move the deadline. A later one costs nothing: the timer that fires too early is set again."""
+        self._deadline = when
+        if when < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = when
+            self._timer = self.loop.call_at(when, self._on_timer)
+        return when
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        if self._deadline == math.inf:
+            return
+        if self._deadline > self.loop.time():
+            self._due_at(self._deadline)
+        elif self._phase is CLOSING:
+            self._reset()
+        elif self._is_half_closed:
+            self._probe()
+        elif self._phase is IDLE:
+            self.finish(linger=False)
+        elif self._phase is HEAD:
+            hint = "send the whole head at once"
+            self._refuse(BodyTooSlow(f"no complete head within {self.limits.header_seconds:g} s", hint=hint), None)
+        else:
+            hint = f"at most {self.limits.body_gap_seconds:g} s without a byte, {self.limits.body_seconds:g} s in all"
+            self._refuse(BodyTooSlow("the body did not arrive in time", hint=hint), self.cycle)
+
+    def _probe(self) -> None:
+        """Find out whether a caller who sends nothing more has left altogether: then the first write meets a reset."""
+        exchange = self._running
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        elif exchange is not None:
+            if not exchange.response_started and exchange.scope["http_version"] == "1.1" and not self._has_probed:
+                self.transport.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+                self._has_probed = True
+            self._due_in(PROBE_SECONDS)
+
+    def pause_writing(self) -> None:
+        """Give the caller a while to take what was written."""
+        super().pause_writing()
+        self._watch_stall()
+
+    def _watch_stall(self) -> None:
+        self._stalled_bytes = self.transport.get_write_buffer_size()
+        self._stall_timer = self.loop.call_later(self.limits.write_stall_seconds, self._on_stall)
+
+    def _on_stall(self) -> None:
+        if self.transport.get_write_buffer_size() > self._stalled_bytes - WRITE_HIGH_BYTES:
+            self._reset()
+        else:
+            self._watch_stall()
+
+    def _reset(self, *, always: bool = False) -> None:
+        """Close at once; with a reset if something is unwritten, so that the kernel drops its megabytes of it too.
+
+        Args:
+            always: A reset in any case, because a mere end of file would look like the answer's end.
+        """
+        if always or self.transport.get_write_buffer_size():
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def resume_writing(self) -> None:
+        """Let the handler go on."""
+        super().resume_writing()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None

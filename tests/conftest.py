@@ -1,0 +1,110 @@
+"""What all tests share: the list of skips that are allowed, and the line that says what was left out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.daemon import RunningDaemon, StartDaemon, launch
+
+ROOT = Path(__file__).parents[1]
+OPTIONAL_PARTS = {
+    "llama-server": "a real llama-server (.ci/run installs it into .venv/llama-server)",
+}
+"""Real parts that the environment of `make test` does not bring. A test may skip for one of these, and for no other
+reason; TURNOUT_TEST_REQUIRE (set by .ci/run) names those whose absence is a failure."""
+SKIPPED = pytest.StashKey[list[str]]()
+
+
+def llama_server() -> Path | None:
+    """Return the real llama-server binary, if it is there."""
+    return next((ROOT / ".venv" / "llama-server").glob("lib/*/site-packages/*/bin/llama-server"), None)
+
+
+def need(part: str, found: object) -> None:
+    """Skip the calling test if an optional real part is missing, unless it is required.
+
+    Args:
+        part: A key of ``OPTIONAL_PARTS``.
+        found: Whether it is there.
+    """
+    if not found:
+        pytest.skip(f"needs {OPTIONAL_PARTS[part]}")
+
+
+@pytest.fixture
+def llama_server_binary() -> Path:
+    """The path of a real llama-server."""
+    binary = llama_server()
+    need("llama-server", binary)
+    assert binary is not None
+    return binary
+
+
+@pytest.fixture
+async def start_daemon(tmp_path: Path) -> AsyncIterator[StartDaemon]:
+    """A function that starts daemons; all end with the test."""
+    running: list[RunningDaemon] = []
+
+    async def drain(daemon: RunningDaemon) -> None:
+        assert daemon.process.stderr is not None
+        async for line in daemon.process.stderr:
+            daemon.output.append(line.decode())
+
+    async with asyncio.TaskGroup() as tasks:
+
+        async def start(config: dict[str, Any] | None = None, **options: Any) -> RunningDaemon:
+            home = options.pop("home", tmp_path / f"daemon{len(running)}")
+            daemon = await launch(home, config or {}, **options)
+            running.append(daemon)
+            tasks.create_task(drain(daemon))
+            return daemon
+
+        try:
+            yield start
+        finally:
+            for daemon in running:
+                await daemon.aclose()
+
+
+@pytest.fixture(autouse=True)
+def _own_directories(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test ever sees the user's files or settings."""
+    base = tmp_path_factory.mktemp("xdg")
+    for kind in ("CONFIG", "STATE", "DATA", "CACHE"):
+        monkeypatch.setenv(f"XDG_{kind}_HOME", str(base / kind.lower()))
+    for name in [name for name in os.environ if name.startswith("TURNOUT_") and name != "TURNOUT_TEST_REQUIRE"]:
+        monkeypatch.delenv(name)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the soak out unless it was asked for by `-m soak`."""
+    if "soak" in str(config.getoption("-m")):
+        return
+    kept = [item for item in items if item.get_closest_marker("soak") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Fail a skip that is not on the list, or whose part is required."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+        required = os.environ.get("TURNOUT_TEST_REQUIRE", "").split()
+        allowed = {f"needs {text}" for part, text in OPTIONAL_PARTS.items() if part not in required}
+        if reason not in allowed:
+            report.outcome = "failed"
+            report.longrepr = f"a skip that is not allowed here: {reason}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out."""
+    for part, text in OPTIONAL_PARTS.items():
+        if part == "llama-server" and llama_server() is None:
+            terminalreporter.write_line(f"left out: {text}")
+    terminalreporter.write_line("left out: long runs (`make soak`)")

@@ -1,0 +1,1 @@
+"""What tests share: real daemons and real processes. Fakes live in the package, not here."""
