@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.transport_peer import OK, PATIENT, Client, Line, Peer, answering, http1_clients, loopy
+from support.transport_peer import OK, PATIENT, Client, Line, Peer, answering, http1_clients, loopy
 from turnout.core.errors import CutOff, Malformed
 from turnout.tiers.http1 import PooledHttp1Transport
 from turnout.tiers.http1_connection import Http1Connection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contract.transport_peer import OK, Client, Line, Peer, loopy
+from support.transport_peer import OK, Client, Line, Peer, loopy
 from turnout.core.errors import ConnectFailed
 from turnout.tiers.https import Httpx2Transport
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from contract.transport_peer import OK, Client, Line, Peer, all_clients, answering, loopy
+from support.transport_peer import OK, Client, Line, Peer, all_clients, answering, loopy
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

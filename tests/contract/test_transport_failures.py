@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from contract.transport_peer import PATIENT, Client, Line, Peer, all_clients, answering, loopy
+from support.transport_peer import PATIENT, Client, Line, Peer, all_clients, answering, loopy
 from turnout.core.errors import Broken, ConnectFailed, CutOff, DeadlineExceeded, Malformed, Stalled
 from turnout.tiers.transport import Deadlines, HttpResponse
 

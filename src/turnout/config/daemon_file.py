@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from turnout.config.files import write_privately
+from turnout.core.errors import UNREADABLE_JSON
 
 
 class DaemonFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,9 +44,10 @@ def read_daemon_file(path: Path) -> DaemonFile | None:
     """Return what the file says, or None if there is none, it is unreadable, or its process is gone."""
     try:
         content = msgspec.json.decode(path.read_bytes(), type=DaemonFile)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE_JSON):
         return None
-    return content if process_birth(content.pid) == content.birth else None
+    birth = process_birth(content.pid)
+    return content if birth and birth == content.birth else None
 
 
 def process_birth(pid: int) -> str:

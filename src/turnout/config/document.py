@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 from turnout.core.errors import SetupError
 
 KeyPath = tuple[str | int, ...]
+MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 def spell(path: KeyPath) -> str:
@@ -65,18 +65,21 @@ def parse_document(text: str, name: str) -> Document:
         SetupError: Not YAML, a key twice, or not a mapping at the top.
     """
     lines: dict[KeyPath, int] = {}
-    loader = yaml.SafeLoader(text)
     try:
-        node = loader.get_single_node()
-        values = {} if node is None else _build(loader, node, (), lines, name)
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            values = {} if node is None else _build(loader, node, (), lines, name)
+        finally:
+            loader.dispose()
+    except RecursionError:
+        raise SetupError(f"{name}: nested too deeply, or an anchor that holds itself") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
         raise SetupError(f"{where}: not valid YAML: {error.problem}", hint="check indentation and quotes") from None
     except yaml.YAMLError as error:
         raise SetupError(f"{name}: not valid YAML: {error}", hint="it must be UTF-8 text") from None
-    finally:
-        loader.dispose()
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -93,22 +96,35 @@ def _build(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, lines: dict[
     lines[path] = node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
-        for key, value, line in _entries(loader, node, name):
-            if key in result:
-                raise SetupError(f"{name}:{line}: {spell((*path, key))} is given twice", hint="keep one of them")
+        for key, (value, line) in _entries(node, path, name).items():
             result[key] = _build(loader, value, (*path, key), lines, name)
             lines[(*path, key)] = line
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, item, (*path, index), lines, name) for index, item in enumerate(node.value)]
-    return loader.construct_object(node, deep=True)
+    try:
+        return loader.construct_object(node, deep=True)
+    except ValueError as error:  # 2024-99-99 looks like a date, 0x_ like a number
+        raise SetupError(
+            f"{name}:{lines[path]}: {spell(path)}: {node.value!r} cannot be read: {error}", hint="put it in quotes"
+        ) from None
 
 
-def _entries(loader: yaml.SafeLoader, node: yaml.MappingNode, name: str) -> Iterator[tuple[str, yaml.Node, int]]:
-    if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-        loader.flatten_mapping(node)
+def _entries(node: yaml.MappingNode, path: KeyPath, name: str) -> dict[str, tuple[yaml.Node, int]]:
+    """Return value and line of each key; what `<<` brings in gives way to the mapping's own keys."""
+    own: dict[str, tuple[yaml.Node, int]] = {}
+    merged: dict[str, tuple[yaml.Node, int]] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             raise SetupError(f"{name}:{line}: a key must be a plain word")
-        yield key.value, value, line
+        if key.tag == MERGE_TAG:
+            for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(source, yaml.MappingNode):
+                    raise SetupError(f"{name}:{line}: {spell((*path, '<<'))}: only mappings can be merged")
+                merged = _entries(source, path, name) | merged  # of two sources the first counts
+        elif key.value in own:
+            raise SetupError(f"{name}:{line}: {spell((*path, key.value))} is given twice", hint="keep one of them")
+        else:
+            own[key.value] = (value, line)
+    return merged | own

@@ -26,8 +26,8 @@ def secret_reader(config_file: Path | None) -> Callable[[str], str | None]:
 def parse_env(path: Path) -> dict[str, str]:
     """Return the variables of a ``.env`` file: ``NAME=value`` lines, quotes optional, ``#`` begins a comment line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
         return {}
     found: dict[str, str] = {}
     for line in lines:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from turnout.console.default_model import DefaultModel
 from turnout.console.page import render_page
-from turnout.core.errors import InvalidRequest, MethodNotAllowed, NotFound, TurnoutError
+from turnout.core.errors import UNREADABLE_JSON, InvalidRequest, MethodNotAllowed, NotFound, TurnoutError
 from turnout.core.ids import new_request_id
 from turnout.dispatch.traces import TraceStore
 from turnout.gateway.openai import error_body
@@ -72,7 +72,8 @@ class Console:
 
     async def page(self, _: Request) -> Response:
         """Show the status page."""
-        return HTMLResponse(render_page(self._status(), self._traces.newest(20)))
+        traces = await run_in_threadpool(self._traces.newest, 20)
+        return HTMLResponse(render_page(self._status(), traces))
 
     async def status(self, _: Request) -> Response:
         """Return daemon, targets and the default model."""
@@ -81,7 +82,7 @@ class Console:
     async def list_traces(self, request: Request) -> Response:
         """Return the newest traces, newest first."""
         text = request.query_params.get("limit", "20")
-        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= TRACES_LIMIT):
+        if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= TRACES_LIMIT):
             raise InvalidRequest(f"limit {text!r} is not a number from 1 to {TRACES_LIMIT}", param="limit")
         return JsonResponse({"traces": await run_in_threadpool(self._traces.newest, int(text))})
 
@@ -102,7 +103,7 @@ class Console:
         body = await request.body()
         try:
             target = msgspec.json.decode(body, type=dict[str, str])["target"]
-        except (msgspec.DecodeError, KeyError) as error:
+        except (*UNREADABLE_JSON, KeyError) as error:
             raise InvalidRequest(f"expected a body like {{'target': NAME}}: {error}", param="target") from None
         return JsonResponse(self._default_model.choose(target))
 

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from turnout.config.files import write_privately
-from turnout.core.errors import InvalidRequest, ModelNotFound, SetupError
+from turnout.core.errors import UNREADABLE_JSON, InvalidRequest, ModelNotFound, SetupError
 from turnout.core.events import DefaultChosen, Emit, Event, WorkerChanged
 from turnout.routing.chains import choose_default
 from turnout.routing.names import near_names
@@ -45,7 +45,7 @@ class DefaultModel:
 
     def load(self) -> None:
         """Read what was chosen before; an unreadable file counts as no choice."""
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        with contextlib.suppress(OSError, *UNREADABLE_JSON):
             self.choice = msgspec.json.decode(self._path.read_bytes(), type=KeptChoice)
             self._fleet.set_default(self.choice.target)
 
@@ -54,7 +54,10 @@ class DefaultModel:
         self._is_settled = True
         if self.choice.target:
             return
-        chosen = choose_default(self._fleet.snapshot, self._memory_bytes())
+        snapshot = self._fleet.snapshot
+        if choose_default(snapshot, 0) is None:
+            return  # the card is asked for its memory only when the answer matters
+        chosen = choose_default(snapshot, self._memory_bytes())
         if chosen is not None:
             self._keep(KeptChoice(chosen.target, chosen.reason))
 

@@ -33,12 +33,14 @@ class Talk:
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        self._stream: TextIO | None = stream or sys.stderr  # None where the daemon was started without one
         self._told: dict[tuple[str, str], float] = {}
 
     def say(self, line: str) -> None:
         """Write one line; a closed terminal is nobody's problem."""
-        with contextlib.suppress(OSError):
+        if self._stream is None:
+            return
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed, or letters that it cannot write
             self._stream.write(line + "\n")
             self._stream.flush()
 

@@ -41,6 +41,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import msgspec
+
+UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What ``msgspec.json.decode`` raises for foreign bytes: also for text that is not UTF-8, and for endless nesting."""
+
 Source = Literal["gateway", "upstream"]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
 
 from turnout.core.errors import (
+    UNREADABLE_JSON,
     Broken,
     Busy,
     ContextOverflow,
@@ -22,6 +24,7 @@ from turnout.core.words import Outcome
 OVERFLOW_WORDS = ("exceed_context_size", "context_length_exceeded")
 OVERFLOW_PHRASES = ("maximum context length", "exceeds the available context", "context size", "context length")
 ERROR_TEXT_CHARACTERS = 600
+LONGEST_RETRY_SECONDS = 86_400.0
 
 
 class UpstreamError(msgspec.Struct, frozen=True):
@@ -45,7 +48,7 @@ def read_error(body: bytes) -> UpstreamError:
     """Return the error that a body tells, whatever its shape; the raw text where it has none."""
     try:
         told = msgspec.json.decode(body, type=UpstreamErrorBody)
-    except msgspec.DecodeError:
+    except UNREADABLE_JSON:
         return UpstreamError(message=body[:ERROR_TEXT_CHARACTERS].decode("utf-8", "replace").strip())
     if isinstance(told.error, UpstreamError):
         return told.error
@@ -110,6 +113,7 @@ def outcome_of(error: TurnoutError) -> Outcome:
 
 def _seconds(header: bytes | None) -> float | None:
     try:
-        return max(float(header), 0.0) if header else None
-    except ValueError:
+        seconds = float(header or b"nan")
+    except ValueError:  # a date, which only clocks that agree could read
         return None
+    return min(max(seconds, 0.0), LONGEST_RETRY_SECONDS) if math.isfinite(seconds) else None

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from turnout.core.errors import CutOff, Malformed, TurnoutError, UpstreamFailed
+from turnout.core.errors import UNREADABLE_JSON, CutOff, Malformed, TurnoutError, UpstreamFailed
 from turnout.core.words import Target, Usage
 from turnout.dispatch.outcome import read_error
 from turnout.tiers.transport import HttpResponse
@@ -116,9 +116,10 @@ class StreamWatch:
             at = tail.rfind(b'"usage": {')
         if at < 0:
             return None
-        start = tail.rfind(b"data:", 0, at)
+        start = tail.rfind(b"\n", 0, at) + 1
         end = tail.find(b"\n", at)
-        return read_usage(tail[start + 5 : end if end >= 0 else len(tail)]) if start >= 0 else None
+        line = tail[start : end if end >= 0 else len(tail)]
+        return read_usage(line[5:]) if line.startswith(b"data:") else None
 
 
 def _ends_with_marker(end: bytes) -> bool:
@@ -141,7 +142,7 @@ def read_usage(data: bytes) -> Usage | None:
     """Return the usage in an answer's JSON, or None if it has none."""
     try:
         wire = msgspec.json.decode(data, type=AnswerWire).usage
-    except msgspec.DecodeError:
+    except UNREADABLE_JSON:
         return None
     return Usage(wire.prompt_tokens or 0, wire.completion_tokens or 0) if wire else None
 
@@ -197,7 +198,7 @@ async def read_answer(response: HttpResponse, target: str, limit_bytes: int) -> 
     data = await response.read_all(limit_bytes)
     try:
         wire = msgspec.json.decode(data, type=AnswerWire)
-    except msgspec.DecodeError as error:
+    except UNREADABLE_JSON as error:
         raise Malformed(f"{target} did not answer with proper JSON: {error}", source="upstream") from error
     usage = wire.usage
     return data, Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else None

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from turnout.core.errors import UNREADABLE_JSON
 from turnout.core.events import Event, RequestFinished
 from turnout.core.words import Trace
 
@@ -74,11 +75,12 @@ class TraceStore:
         if trace_id == "last":
             newest = self.newest(1)
             return newest[0] if newest else None
-        if trace_id in self._ring:
-            return self._ring[trace_id]
+        if (kept := self._ring.get(trace_id)) is not None:
+            return kept
         bound = (trace_id, trace_id + "\uffff")
         rows = self._read("SELECT body FROM traces WHERE id >= ? AND id <= ? ORDER BY id LIMIT 2", bound)
-        in_memory = [trace for key, trace in self._ring.items() if key.startswith(trace_id)]
+        # Asked from another thread than the one that hears: only a copy can be walked through.
+        in_memory = [trace for key, trace in list(self._ring.items()) if key.startswith(trace_id)]
         found = {trace.id: trace for trace in [*rows, *in_memory]}
         return next(iter(found.values())) if len(found) == 1 else None
 
@@ -104,13 +106,15 @@ class TraceStore:
         if not (self._keep and self._path.exists()):
             return []
         try:
-            with contextlib.closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=2)) as database:
+            with contextlib.closing(
+                sqlite3.connect(self._path.absolute().as_uri() + "?mode=ro", uri=True, timeout=2)
+            ) as database:
                 rows = database.execute(sql, values).fetchall()
         except sqlite3.Error:
             return []
         traces = []
         for (body,) in rows:
-            with contextlib.suppress(msgspec.DecodeError):  # written by another version
+            with contextlib.suppress(*UNREADABLE_JSON):  # written by another version
                 traces.append(msgspec.json.decode(body, type=Trace))
         return traces
 
@@ -120,7 +124,8 @@ class TraceStore:
                 self._write_until_closed()
             except (sqlite3.Error, OSError) as error:
                 self._degrade(error)
-                self._closing.wait(RETRY_SECONDS)
+                if not _set_aside(self._path, error):
+                    self._closing.wait(RETRY_SECONDS)
 
     def _write_until_closed(self) -> None:
         with contextlib.closing(_open(self._path)) as database:
@@ -161,13 +166,25 @@ class TraceStore:
 def _open(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
+    database = sqlite3.connect(path, timeout=5)
     try:
-        database = sqlite3.connect(path, timeout=5)
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")  # a lost trace is a small loss; the book will be stricter
         database.execute(SCHEMA)
-    except sqlite3.DatabaseError as error:
-        if "not a database" in str(error) or "malformed" in str(error):
-            path.replace(path.with_suffix(".broken"))
+    except BaseException:
+        database.close()
         raise
     return database
+
+
+def _set_aside(path: Path, error: Exception) -> bool:
+    """Move a file that is no database away; return whether a new one can be begun at once."""
+    if not any(words in str(error) for words in ("not a database", "malformed")):
+        return False
+    try:
+        path.replace(path.with_suffix(".broken"))
+        for ending in ("-wal", "-shm"):  # what belongs to the broken file must not be played into the new one
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True

@@ -107,8 +107,7 @@ class Guard:
         lowered = origin.lower().rstrip("/")
         if lowered in self._origins:
             return
-        parts = urlsplit(lowered)
-        if parts.scheme in ("http", "https") and parts.hostname and is_loopback_name(parts.hostname):
+        if is_loopback_origin(lowered):
             return
         raise ForeignOrigin(
             f"pages of origin {origin!r} may not call this daemon", hint="add the origin to server.allowed_origins"
@@ -142,6 +141,16 @@ def check_content_type(content_type: str) -> None:
             f"the content type is {content_type!r}" if content_type else "there is no content type",
             hint="send 'Content-Type: application/json'",
         )
+
+
+def is_loopback_origin(origin: str) -> bool:
+    """Return whether a web origin is a page of this machine."""
+    try:
+        parts = urlsplit(origin)
+        name = parts.hostname or ""
+    except ValueError:  # brackets without an end
+        return False
+    return parts.scheme in ("http", "https") and is_loopback_name(name)
 
 
 def split_host(host: str) -> str:

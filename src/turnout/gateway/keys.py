@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from turnout.config.files import write_privately
-from turnout.core.errors import NotFound, SetupError
+from turnout.core.errors import UNREADABLE_JSON, NotFound, SetupError
 from turnout.core.ids import KEY_PREFIX, new_key
 
 SHOWN_CHARACTERS = len(KEY_PREFIX) + 4
@@ -108,17 +108,20 @@ class KeyStore:
         except FileNotFoundError:
             self._seen, self._by_hash = None, {}
             return
+        except OSError as error:
+            raise self._unreadable(error) from error
         seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         if seen == self._seen:
             return
         try:
             content = msgspec.json.decode(self._path.read_bytes(), type=KeyFile)
-        except (OSError, msgspec.DecodeError) as error:
-            raise SetupError(
-                f"the key file {str(self._path)!r} cannot be read: {error}", hint="mend or remove it"
-            ) from error
+        except (OSError, *UNREADABLE_JSON) as error:
+            raise self._unreadable(error) from error
         self._by_hash = {key.sha256: key for key in content.keys}
         self._seen = seen
+
+    def _unreadable(self, error: Exception) -> SetupError:
+        return SetupError(f"the key file {str(self._path)!r} cannot be read: {error}", hint="mend or remove it")
 
     def _write(self, keys: list[Key]) -> None:
         data = msgspec.json.format(msgspec.json.encode(KeyFile(keys)), indent=2)

@@ -11,6 +11,7 @@ from turnout.core.errors import InvalidRequest, TurnoutError
 from turnout.core.words import AUTO, Privacy, Request, RequestKind
 
 PRIVACIES: tuple[Privacy, ...] = ("any", "no-frontier", "local-only")
+MODEL_CHARACTERS = 1000
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -114,6 +115,8 @@ def read_request(kind: RequestKind, data: bytes, request_id: str, wishes: Reques
     try:
         fields = Fields.decode(data)
         facts = FACTS[kind].decode(data)
+        if not data.isascii():
+            data.decode()  # values that only pass through are not looked at by msgspec
     except msgspec.ValidationError as error:
         raise _explain(error, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -124,6 +127,10 @@ def read_request(kind: RequestKind, data: bytes, request_id: str, wishes: Reques
         raise InvalidRequest("the body is nested too deeply", hint="flatten it", code="invalid_json") from None
     if not facts.model:
         raise InvalidRequest("model is empty", param="model", hint="name a model, or leave it out for 'auto'")
+    if len(facts.model) > MODEL_CHARACTERS:  # it goes into headers, messages and traces
+        raise InvalidRequest(
+            f"model has {len(facts.model)} characters", param="model", hint=f"a name has at most {MODEL_CHARACTERS}"
+        )
     _check_content(kind, facts)
     request = Request(
         id=request_id,
@@ -147,7 +154,7 @@ def _check_content(kind: RequestKind, facts: Any) -> None:
         return
     name = REQUIRED[kind]
     value = bytes(getattr(facts, name)).strip()
-    if value in (b'""', b"[]", b"null"):
+    if value in (b'""', b"null") or (value.startswith(b"[") and not value[1:-1].strip()):
         raise InvalidRequest(f"{name} is empty", param=name, hint="send a text or a list of texts")
     if not value.startswith((b'"', b"[")):
         raise InvalidRequest(f"{name} has the wrong type", param=name, hint="send a text or a list of texts")
@@ -180,7 +187,7 @@ def read_wishes(headers: list[tuple[bytes, bytes]]) -> RequestHeaders:
             continue
         text = value.decode("latin-1").strip()
         if name == b"x-turnout-effort":
-            if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10):
+            if not (_is_number(text) and 1 <= int(text) <= 10):
                 raise _bad_header(name, text, "a whole number from 1 to 10")
             effort = int(text)
         elif name == b"x-turnout-privacy":
@@ -189,10 +196,15 @@ def read_wishes(headers: list[tuple[bytes, bytes]]) -> RequestHeaders:
                 raise _bad_header(name, text, "one of any, no-frontier, local-only")
             privacy = known
         elif name == b"x-turnout-deadline-ms":
-            if not (text.isascii() and text.isdigit() and 0 < int(text) <= 86_400_000):
+            if not (_is_number(text) and 0 < int(text) <= 86_400_000):
                 raise _bad_header(name, text, "milliseconds, from 1 to 86400000")
             deadline = int(text) / 1000
     return RequestHeaders(effort=effort, privacy=privacy, deadline_seconds=deadline)
+
+
+def _is_number(text: str) -> bool:
+    # int() itself refuses more than 4,300 digits with an error of its own.
+    return text.isascii() and text.isdigit() and len(text) <= 9
 
 
 def _bad_header(name: bytes, text: str, expected: str) -> InvalidRequest:

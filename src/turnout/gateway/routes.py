@@ -7,7 +7,6 @@ error in OpenAI's shape.
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import unquote
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -112,7 +111,7 @@ class Gateway:
         entries = list_models(snapshot, self._created)
         if path == "/v1/models":
             return {"object": "list", "data": entries}
-        name = unquote(path.removeprefix("/v1/models/"))
+        name = path.removeprefix("/v1/models/")  # the server has decoded the path
         for entry in entries:
             if entry["id"] == name:
                 return entry

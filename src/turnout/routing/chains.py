@@ -21,7 +21,8 @@ def chain_of(role: str, snapshot: Snapshot) -> tuple[Choice, ...]:
         snapshot: The world.
     """
     if role in snapshot.chains:
-        return tuple(Choice(name, f"chains.{role} of the configuration") for name in snapshot.chains[role])
+        names = dict.fromkeys(snapshot.chains[role])  # a name that is there twice is still asked once
+        return tuple(Choice(name, f"chains.{role} of the configuration") for name in names)
     if role == "orchestrator":
         return _orchestrator(snapshot)
     own = [t for t in snapshot.targets.values() if role in t.roles]
@@ -45,7 +46,7 @@ def _orchestrator(snapshot: Snapshot) -> tuple[Choice, ...]:
     for target in found_chat_models(snapshot):
         choices.setdefault(target.name, f"found running in {target.engine}")
     if not choices:
-        for target in able:
+        for target in (t for t in able if t.is_demonstration):
             choices[target.name] = "the demonstration model: nothing else is configured or found"
     return tuple(Choice(name, reason) for name, reason in choices.items())
 

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-
+from turnout.core.loopback import is_loopback_name
 from turnout.tiers.http1 import Origin, PooledHttp1Transport, origin_of
 from turnout.tiers.https import Httpx2Transport
 from turnout.tiers.transport import Deadlines, HttpRequest, HttpResponse, Transport
 
 KNOWN_LIMIT = 1024
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def has_proxy(origin: Origin) -> bool:
@@ -68,6 +57,6 @@ class RoutedTransport(Transport):
             return self._plain
         if origin.scheme == "https":
             return self._general
-        if self._trust_env and not is_loopback(origin.host) and has_proxy(origin):
+        if self._trust_env and not is_loopback_name(origin.host) and has_proxy(origin):
             return self._general
         return self._plain

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from turnout.core.errors import LoadFailed
+from turnout.core.errors import UNREADABLE_JSON, LoadFailed
 
 PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "TZ", "SYSTEMROOT", "PYTHONPATH",
@@ -92,7 +92,7 @@ class Child:
         async for line in self._process.stdout:
             try:
                 said = msgspec.json.decode(line, type=Announcement)
-            except msgspec.DecodeError:
+            except UNREADABLE_JSON:
                 self._log.write(b"not understood: " + line)
                 continue
             if said.ready:

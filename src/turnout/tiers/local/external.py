@@ -85,7 +85,9 @@ class ExternalEngine(ProbedEngine):
             return (self._target(state="ready", context_tokens=_context_tokens(model)),)
         names = ", ".join(sorted(by_id)) or "nothing"
         detail = f"{self.base_url} does not list {self.settings.model!r}; it lists: {names}"
-        if self.settings.model is None:
+        if self.settings.model is None and not by_id:
+            detail = f"{self.base_url} lists no model"
+        elif self.settings.model is None:
             detail = f"{self.base_url} lists several models, name one with 'model': {names}"
         return (self._target(state="failed", detail=detail),)
 

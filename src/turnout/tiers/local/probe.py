@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from turnout.core.errors import Broken, LoadFailed, Malformed
+from turnout.core.errors import UNREADABLE_JSON, Broken, LoadFailed, Malformed
 from turnout.core.events import WorkerChanged
 from turnout.core.words import Target, WorkerState
 from turnout.tiers.base import EngineContext
@@ -106,7 +106,7 @@ class ProbedEngine:
             raise Malformed(f"{self.base_url}{path} answered with status {response.status}")
         try:
             return msgspec.json.decode(data, type=reply_type)
-        except msgspec.DecodeError as error:
+        except UNREADABLE_JSON as error:
             raise Malformed(f"{self.base_url}{path} did not answer in the expected form: {error}") from error
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -132,7 +132,11 @@ class ProbedEngine:
 
 def check_base_url(url: str) -> str:
     """Return what is wrong with a base URL, or an empty string."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:  # brackets without an end, a port that is no number or too large
+        return f"{error}".lower()
     if parts.scheme not in ("http", "https", "http+unix") or not (parts.netloc or parts.path):
         return "expected something like 'http://127.0.0.1:8000/v1'"
     if parts.query or parts.fragment or parts.username:

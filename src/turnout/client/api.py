@@ -1,0 +1,230 @@
+"""The daemon's API as methods. Synchronous; one client may be used from several threads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from turnout.client.errors import ApiError, DaemonNotReachable, read_error
+from turnout.client.stream import ChatStream
+from turnout.core.clock import Clock, SystemClock
+from turnout.core.errors import SetupError
+from turnout.core.words import AUTO, Trace
+
+if TYPE_CHECKING:
+    import httpx2
+
+T = TypeVar("T")
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 30.0
+ANSWER_SECONDS = 3900.0
+"""The daemon has deadlines of its own for answers (``deadlines.total``); this one is for a daemon that hangs."""
+
+
+class Turnout:
+    """A daemon.
+
+    Args:
+        url: Its address; a trailing ``/v1`` is taken off.
+        key: An API key, where the daemon wants one.
+        clock: For the speed of answers.
+
+    Raises:
+        SetupError: The address is none.
+    """
+
+    def __init__(self, url: str, key: str = "", clock: Clock | None = None) -> None:
+        import httpx2  # 40 ms that whoever only reads this package need not pay
+
+        self.url = check_url(url)
+        self._clock = clock or SystemClock()
+        self._is_loopback = (urlsplit(self.url).hostname or "") in ("127.0.0.1", "localhost", "::1")
+        is_tls = self.url.startswith("https:")
+        self._http = httpx2.Client(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
+            verify=is_tls,  # without TLS there is nothing to verify, and loading the authorities takes 100 ms
+            trust_env=not self._is_loopback,  # a proxy cannot reach our loopback
+        )
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def health(self) -> dict[str, Any]:
+        """Return whether the daemon lives; needs no key.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: Something else answers there.
+        """
+        return self._ask("GET", "/health")
+
+    def status(self) -> dict[str, Any]:
+        """Return the daemon's targets, what ``auto`` means, and how long it has been up.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: The daemon's own word.
+        """
+        return self._ask("GET", "/turnout/v1/status")
+
+    def traces(self, limit: int = 20) -> list[Trace]:
+        """Return the newest traces, newest first.
+
+        Args:
+            limit: At most so many, 1 to 1000.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: The daemon's own word.
+        """
+        answer = self._ask("GET", f"/turnout/v1/traces?limit={limit}")
+        return self._convert(answer.get("traces"), list[Trace])
+
+    def trace(self, trace_id: str) -> Trace:
+        """Return one trace.
+
+        Args:
+            trace_id: ``req_...``, the unique beginning of one, or ``last``.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: There is no such trace.
+        """
+        return self._convert(self._ask("GET", f"/turnout/v1/traces/{quote(trace_id, safe='')}"), Trace)
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return what ``GET /v1/models`` lists.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: The daemon's own word.
+        """
+        return self._convert(self._ask("GET", "/v1/models").get("data"), list[dict[str, Any]])
+
+    def set_default(self, target: str) -> dict[str, Any]:
+        """Choose what ``auto`` means and return the choice.
+
+        Args:
+            target: A target; empty to let turnout choose.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: No such target, or one that cannot chat.
+        """
+        return self._ask("PUT", "/turnout/v1/default", {"target": target})
+
+    def shutdown(self) -> None:
+        """Begin to stop the daemon: running answers may end first.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: The daemon's own word.
+        """
+        self._ask("POST", "/turnout/v1/shutdown", {})
+
+    def chat_stream(
+        self, messages: Sequence[Mapping[str, Any]], model: str = AUTO, *, max_tokens: int | None = None
+    ) -> ChatStream:
+        """Begin a chat answer: iterate for its text, then read its ``facts``.
+
+        Args:
+            messages: ``{"role": ..., "content": ...}``, oldest first.
+            model: ``auto``, a target, an alias or a role.
+            max_tokens: Limit of the answer.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: Nobody serves it; says why.
+        """
+        import httpx2
+
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": list(messages),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if max_tokens is not None:
+            body["max_tokens"] = max_tokens
+        timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        request = self._http.build_request("POST", "/v1/chat/completions", json=body, timeout=timeout)
+        started_at = self._clock.monotonic_seconds()
+        response = self._send(request, is_stream=True)
+        if response.status_code != httpx2.codes.OK:
+            try:
+                raise self._told(response)
+            finally:
+                response.close()
+        return ChatStream(response, self._clock, started_at)
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        response = self._send(self._http.build_request(method, path, json=body))
+        if response.status_code >= 300:
+            raise self._told(response)
+        try:
+            answer = json.loads(response.content)
+        except ValueError:
+            raise read_error(response.content, response.status_code, self.url) from None
+        if not isinstance(answer, dict):
+            raise read_error(b"", response.status_code, self.url)
+        return answer
+
+    def _send(self, request: httpx2.Request, *, is_stream: bool = False) -> httpx2.Response:
+        import httpx2
+
+        try:
+            return self._http.send(request, stream=is_stream)
+        except httpx2.TimeoutException as error:
+            raise DaemonNotReachable(f"{self.url} did not answer in time", hint="`turnout ps` looks again") from error
+        except httpx2.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise DaemonNotReachable(
+                f"cannot reach a daemon at {self.url}: {reason}", hint="`turnout up` starts one"
+            ) from error
+
+    def _told(self, response: httpx2.Response) -> ApiError:
+        error = read_error(response.read(), response.status_code, self.url)
+        error.request_id = error.request_id or response.headers.get("x-turnout-request-id", "")
+        return error
+
+    def _convert(self, value: Any, kind: type[T]) -> T:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise ApiError(
+                f"{self.url} answers in a way that this version does not understand: {error}",
+                hint="are daemon and client of the same version? `turnout doctor` compares them",
+                code="not_understood",
+            ) from None
+
+
+def check_url(url: str) -> str:
+    """Return an address without its trailing ``/v1``.
+
+    Raises:
+        SetupError: It is none.
+    """
+    hint = "write one like http://127.0.0.1:8150"
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise SetupError(f"{url!r} is not the address of a daemon", hint=hint)
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")

@@ -1,0 +1,72 @@
+"""What a call to the daemon can end with.
+
+The tree::
+
+    TurnoutError
+    ├── DaemonNotReachable      nothing answers at the address, or not in time
+    └── ApiError                the daemon's own word: ``status``, ``code``, ``hint``, ``request_id``
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from turnout.core.errors import TurnoutError
+
+
+class DaemonNotReachable(TurnoutError):
+    """Nothing answers at the address."""
+
+    status = 503
+    code = "daemon_not_reachable"
+    retryable = True
+
+
+class ApiError(TurnoutError):
+    """The daemon answered with an error, before or inside an answer.
+
+    Attributes:
+        request_id: So that ``turnout why`` can tell its story; empty if the answer named none.
+    """
+
+    code = "unknown_error"
+
+    def __init__(self, message: str, *, request_id: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.request_id = request_id
+
+
+def read_error(data: bytes, status: int, url: str) -> ApiError:
+    """Return the error in an answer's body.
+
+    Args:
+        data: JSON in OpenAI's shape, or whatever another program sends.
+        status: The HTTP status.
+        url: Whom we asked, for an answer that is not the daemon's.
+    """
+    try:
+        told = json.loads(data)["error"]
+    except (ValueError, KeyError, TypeError):
+        return ApiError(
+            f"{url} does not answer like turnout (HTTP {status})",
+            hint="is another program listening there? `turnout doctor` looks",
+            code="not_turnout",
+            status=status,
+        )
+    return error_of(told, status)
+
+
+def error_of(told: Any, status: int) -> ApiError:
+    """Return the error that an ``error`` object describes; engines also send a plain text there."""
+    if not isinstance(told, dict):
+        return ApiError(str(told), status=status)
+    return ApiError(
+        str(told.get("message") or "the daemon gave no reason"),
+        request_id=str(told.get("request_id") or ""),
+        hint=str(told.get("hint") or ""),
+        code=str(told.get("code") or ApiError.code),
+        param=told.get("param"),
+        source="upstream" if told.get("source") == "upstream" else "gateway",
+        status=status,
+    )
