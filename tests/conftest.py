@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from support.daemon import RunningDaemon, StartDaemon, launch
+from support.llama_server import LlamaServer, find_llama_server, real_llama_server, write_plain_model
 
 ROOT = Path(__file__).parents[1]
 OPTIONAL_PARTS = {
@@ -19,11 +20,6 @@ OPTIONAL_PARTS = {
 """Real parts that the environment of `make test` does not bring. A test may skip for one of these, and for no other
 reason; TURNOUT_TEST_REQUIRE (set by .ci/run) names those whose absence is a failure."""
 SKIPPED = pytest.StashKey[list[str]]()
-
-
-def llama_server() -> Path | None:
-    """Return the real llama-server binary, if it is there."""
-    return next((ROOT / ".venv" / "llama-server").glob("lib/*/site-packages/*/bin/llama-server"), None)
 
 
 def need(part: str, found: object) -> None:
@@ -37,13 +33,20 @@ def need(part: str, found: object) -> None:
         pytest.skip(f"needs {OPTIONAL_PARTS[part]}")
 
 
+@pytest.fixture(scope="session")
+def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that the packaged llama-server can run on any processor."""
+    return write_plain_model(tmp_path_factory.mktemp("model") / "plain.gguf")
+
+
 @pytest.fixture
-def llama_server_binary() -> Path:
-    """The path of a real llama-server."""
-    binary = llama_server()
+async def llama_server(plain_model: Path, tmp_path: Path) -> AsyncIterator[LlamaServer]:
+    """A running llama-server."""
+    binary = find_llama_server(ROOT / ".venv" / "llama-server")
     need("llama-server", binary)
     assert binary is not None
-    return binary
+    async with real_llama_server(binary, plain_model, tmp_path / "llama-server.log") as server:
+        yield server
 
 
 @pytest.fixture
@@ -105,6 +108,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was left out."""
     for part, text in OPTIONAL_PARTS.items():
-        if part == "llama-server" and llama_server() is None:
+        if part == "llama-server" and find_llama_server(ROOT / ".venv" / "llama-server") is None:
             terminalreporter.write_line(f"left out: {text}")
     terminalreporter.write_line("left out: long runs (`make soak`)")

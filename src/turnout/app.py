@@ -67,7 +67,7 @@ def build_engines(loaded: LoadedConfig, context: EngineContext) -> list[Engine]:
     """
     engines: list[Engine] = []
     in_file = {path[1] for path, origin in loaded.origins.items() if path[:1] == ("models",) and len(path) > 1
-               and not origin.startswith("profile ")}  # fmt: skip
+               and "(built in" not in origin}  # fmt: skip
     for key, entry in loaded.settings.models.items():
         engine, settings = decode_model(key, entry, loaded)
         origin = "configured" if key in in_file else "built-in"
@@ -77,7 +77,11 @@ def build_engines(loaded: LoadedConfig, context: EngineContext) -> list[Engine]:
             raise loaded.problem(("models", key), error.message, error.hint) from None
     configured = [engine for engine in engines if any(t.origin == "configured" for t in engine.targets())]
     built_in = [engine for engine in engines if engine not in configured]
-    return [*configured, *found_engines(loaded.settings, context), *built_in]
+    try:
+        found = found_engines(loaded.settings, context)
+    except SetupError as error:
+        raise loaded.problem(("discover",), error.message, error.hint) from None
+    return [*configured, *found, *built_in]
 
 
 class Daemon:

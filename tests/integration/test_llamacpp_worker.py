@@ -36,7 +36,7 @@ async def started(**spec: Any) -> AsyncIterator[Process]:
     assert FOUND is not None
     base = {"key": KEY, "model": "smol", "path": str(FOUND.path), "context_tokens": 1024, "slots": 2}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "turnout.tiers.local.llamacpp_worker",
+        sys.executable, "-m", "turnout.tiers.local.llamacpp.worker",
         stdin=PIPE, stdout=PIPE, stderr=PIPE, env={"PYTHONPATH": SOURCE},
     )  # fmt: skip
     assert process.stdin is not None

@@ -48,7 +48,7 @@ async def started(**spec: Any) -> AsyncIterator[Process]:
         "tokenizer_path": str(TOKENIZER.path), "tokenizer_sha256": TOKENIZER.sha256,
     }  # fmt: skip
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "turnout.tiers.local.onnx_worker",
+        sys.executable, "-m", "turnout.tiers.local.onnx.worker",
         stdin=PIPE, stdout=PIPE, stderr=PIPE, env={"PYTHONPATH": SOURCE},
     )  # fmt: skip
     assert process.stdin is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+
 from support.daemon import RunningDaemon, StartDaemon
 from support.simulated import simulated_server
 

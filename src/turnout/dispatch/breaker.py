@@ -32,17 +32,29 @@ class Breaker(msgspec.Struct):
         return self.open_until > 0.0
 
 
+class Entry(msgspec.Struct, frozen=True):
+    """Whether a call may be made.
+
+    Attributes:
+        blocked: Why not; empty if it may.
+        is_probe: It is the one call that finds out whether the target is well again.
+    """
+
+    blocked: str = ""
+    is_probe: bool = False
+
+
 class Breakers:
     """One breaker for each target."""
 
     def __init__(self) -> None:
         self._breakers: dict[str, Breaker] = {}
 
-    def why_closed_to_us(self, target: str, now: float) -> str:
-        """Return why a target may not be tried at this moment, or an empty string.
+    def enter(self, target: str, now: float) -> Entry:
+        """Return whether a target may be tried at this moment.
 
         After the pause one call is let through; until it has ended, everybody else still has to wait. A caller that
-        gets an empty string must report with ``succeeded``, ``failed`` or ``gave_up``.
+        is let through must report with ``succeeded``, ``failed`` or ``gave_up``.
 
         Args:
             target: Whom.
@@ -50,26 +62,26 @@ class Breakers:
         """
         breaker = self._breakers.get(target)
         if breaker is None or not breaker.is_open:
-            return ""
+            return Entry()
         if now < breaker.open_until:
             wait = breaker.open_until - now
-            return f"held back for {wait:.1f} s after {breaker.failures} failures: {breaker.reason}"
+            return Entry(f"held back for {wait:.1f} s after {breaker.failures} failures: {breaker.reason}")
         if breaker.is_probing:
-            return f"one call is finding out whether it is well again after: {breaker.reason}"
+            return Entry(f"one call is finding out whether it is well again after: {breaker.reason}")
         breaker.is_probing = True
-        return ""
+        return Entry(is_probe=True)
 
     def succeeded(self, target: str) -> bool:
         """Note a good answer; return whether this closed an open breaker."""
         breaker = self._breakers.pop(target, None)
         return breaker is not None and breaker.is_open
 
-    def gave_up(self, target: str) -> None:
+    def gave_up(self, target: str, *, is_probe: bool) -> None:
         """Note that a call ended without telling anything about the target (its caller left)."""
-        if breaker := self._breakers.get(target):
+        if is_probe and (breaker := self._breakers.get(target)):
             breaker.is_probing = False
 
-    def failed(self, target: str, reason: str, now: float, *, at_once: bool) -> float:
+    def failed(self, target: str, reason: str, now: float, *, at_once: bool, is_probe: bool) -> float:
         """Note a failure; return the pause in seconds if this opened the breaker, else 0.
 
         Args:
@@ -77,12 +89,13 @@ class Breakers:
             reason: What went wrong, for the people who are held back.
             now: Monotonic seconds.
             at_once: Open on the first failure, since the failure cost a whole time-out.
+            is_probe: As ``enter`` said: calls from before the opening may fail while the probe is still out.
         """
         breaker = self._breakers.setdefault(target, Breaker())
-        was_open = breaker.is_open and not breaker.is_probing
+        was_open = breaker.is_open and not is_probe
         breaker.failures += 1
         breaker.reason = reason
-        if was_open or not (at_once or breaker.is_probing or breaker.failures >= FAILURES_TO_OPEN):
+        if was_open or not (at_once or is_probe or breaker.failures >= FAILURES_TO_OPEN):
             return 0.0
         breaker.is_probing = False
         breaker.pause_seconds = min(max(breaker.pause_seconds * 2, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)

@@ -25,7 +25,7 @@ from turnout.core.events import BreakerChanged, Emit, Event, RequestFinished, Wo
 from turnout.core.words import Plan, Request, Target
 from turnout.dispatch.breaker import Breakers
 from turnout.dispatch.outcome import classify, outcome_of
-from turnout.dispatch.record import AttemptRecord, Record
+from turnout.dispatch.record import BREAKER_OPEN, TARGET_GONE, AttemptRecord, Record
 from turnout.dispatch.relay import Sink, StreamWatch, first_piece, read_answer, relay_stream
 from turnout.routing.policy import make_plan
 from turnout.tiers.base import Call
@@ -81,7 +81,8 @@ class Dispatcher:
         self._is_closing = True
         now = asyncio.get_running_loop().time()
         for limit in self._running:
-            limit.reschedule(now)
+            with contextlib.suppress(RuntimeError):  # its own deadline has just passed: it is ending already
+                limit.reschedule(now)
 
     async def answer(self, request: Request, rewrite: Callable[[str], bytes], sink: Sink, key_name: str = "") -> None:
         """Serve one request to its end.
@@ -103,13 +104,14 @@ class Dispatcher:
             try:
                 await self._serve(request, rewrite, sink, record, watch)
             except TimeoutError:
-                failure = self._why_ended(request)
+                failure = None if watch.is_told else self._why_ended(request)
             except TurnoutError as error:
                 failure = error
             if failure is not None and sink.is_begun:
                 await sink.fail(failure, is_inside_event=watch.is_inside_event)
             caller_left = False
         finally:
+            caller_left = caller_left and not watch.is_told
             self._emit(RequestFinished(trace=record.finish(failure, caller_left=caller_left)))
         if failure is not None and not sink.is_begun:
             raise failure
@@ -148,13 +150,14 @@ class Dispatcher:
         for choice in plan.candidates:
             target = self._fleet.snapshot.targets.get(choice.target)
             if target is None:
-                record.skip(choice.target, "no longer there")
+                record.skip(choice.target, TARGET_GONE, "no longer there")
                 continue
-            if blocked := self._breakers.why_closed_to_us(target.name, self._clock.monotonic_seconds()):
-                record.skip(target.name, blocked)
+            entry = self._breakers.enter(target.name, self._clock.monotonic_seconds())
+            if entry.blocked:
+                record.skip(target.name, BREAKER_OPEN, entry.blocked)
                 continue
             try:
-                await self._attempt(target, rewrite, sink, record, watch)
+                await self._attempt(target, rewrite, sink, record, watch, is_probe=entry.is_probe)
             except (Broken, Busy) as error:
                 if sink.is_begun:
                     raise
@@ -175,8 +178,9 @@ class Dispatcher:
         )
 
     async def _attempt(
-        self, target: Target, rewrite: Callable[[str], bytes], sink: Sink, record: Record, watch: StreamWatch
-    ) -> None:
+        self, target: Target, rewrite: Callable[[str], bytes], sink: Sink, record: Record, watch: StreamWatch,
+        *, is_probe: bool,
+    ) -> None:  # fmt: skip
         attempt = record.begin_attempt(target.name)
         sink.attempts = record.tries
         try:
@@ -185,27 +189,30 @@ class Dispatcher:
             attempt.step("failed")
             record.attempts.append(attempt.end(outcome_of(error), error))
             if isinstance(error, Broken):
-                self._note_failure(target.name, error)
+                self._note_failure(target.name, error, is_probe=is_probe)
             else:
-                self._breakers.gave_up(target.name)
+                self._breakers.gave_up(target.name, is_probe=is_probe)
             raise
         except BaseException:
             # The caller left, or the whole answer's deadline passed: that says nothing about the target.
             attempt.step("ended")
-            record.attempts.append(attempt.end("caller_left"))
-            self._breakers.gave_up(target.name)
+            record.attempts.append(attempt.end("answered" if watch.is_told else "caller_left"))
+            self._breakers.gave_up(target.name, is_probe=is_probe)
             raise
         attempt.step("body")
         record.attempts.append(attempt.end("answered"))
         if self._breakers.succeeded(target.name):
             self._emit(BreakerChanged(target=target.name, is_open=False, reason="it answered"))
 
-    def _note_failure(self, target: str, error: Broken) -> None:
+    def _note_failure(self, target: str, error: Broken, *, is_probe: bool) -> None:
         if isinstance(error, LoadFailed):
-            self._breakers.gave_up(target)  # the engine's own back-off already keeps callers from waiting
+            self._breakers.gave_up(
+                target, is_probe=is_probe
+            )  # the engine's own back-off already keeps callers from waiting
             return
         costly = isinstance(error, ConnectFailed | DeadlineExceeded)
-        pause = self._breakers.failed(target, error.message, self._clock.monotonic_seconds(), at_once=costly)
+        now = self._clock.monotonic_seconds()
+        pause = self._breakers.failed(target, error.message, now, at_once=costly, is_probe=is_probe)
         if pause:
             self._emit(BreakerChanged(target=target, is_open=True, reason=error.message, retry_in_seconds=pause))
         if engine := self._fleet.owner(target):

@@ -8,6 +8,7 @@ from turnout.core.words import Attempt, Outcome, Plan, Request, Step, Target, Tr
 from turnout.dispatch.outcome import outcome_of
 
 BREAKER_OPEN = "breaker_open"
+TARGET_GONE = "target_gone"
 
 
 class AttemptRecord:
@@ -74,14 +75,14 @@ class Record:
         self.tries += 1
         return AttemptRecord(target, self._clock, self.started_at)
 
-    def skip(self, target: str, reason: str) -> None:
+    def skip(self, target: str, code: str, reason: str) -> None:
         """Note a target that was not tried."""
         self.attempts.append(
             Attempt(
                 target=target,
                 started_ms=round(self.elapsed_ms(), 3),
                 outcome="busy",
-                code=BREAKER_OPEN,
+                code=code,
                 error=reason,
                 source="gateway",
             )

@@ -81,6 +81,8 @@ class StreamWatch:
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
         self.is_done = False
+        self.is_told = False
+        """The caller has the whole answer: whatever happens from now on, it was answered."""
 
     def feed(self, piece: bytes) -> None:
         """Look at the next piece."""
@@ -179,6 +181,7 @@ async def relay_stream(response: HttpResponse, first: bytes, sink: Sink, watch: 
         await sink.write(piece)
         if watch.is_done:
             await sink.finish()
+            watch.is_told = True
             await _drain(response)
             return
         piece = await response.read()

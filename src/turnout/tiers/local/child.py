@@ -89,7 +89,7 @@ class Child:
             LoadFailed: The worker said so, or ended first.
         """
         assert self._process.stdout is not None
-        async for line in self._process.stdout:
+        while line := await _line_of(self._process.stdout):
             try:
                 said = msgspec.json.decode(line, type=Announcement)
             except UNREADABLE_JSON:
@@ -111,13 +111,7 @@ class Child:
     async def pump_log(self) -> None:
         """Copy stderr into the log until it ends."""
         assert self._process.stderr is not None
-        while True:
-            try:
-                line = await self._process.stderr.readline()
-            except ValueError:  # a line longer than the buffer: the reader has dropped it
-                line = b"(a line of over 1 MiB was dropped)\n"
-            if not line:
-                return
+        while line := await _line_of(self._process.stderr):
             self._log.write(line)
 
     async def stop(self) -> None:
@@ -136,6 +130,13 @@ class Child:
         await self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+
+async def _line_of(stream: asyncio.StreamReader) -> bytes:
+    try:
+        return await stream.readline()
+    except ValueError:  # longer than the buffer: the reader has dropped it
+        return b"(a line of over 1 MiB was dropped)\n"
 
 
 async def spawn_worker(module: str, spec: Any, log: EngineLog, extra: dict[str, str]) -> Child:

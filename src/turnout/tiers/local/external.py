@@ -62,7 +62,9 @@ class ExternalEngine(ProbedEngine):
             raise SetupError(f"base_url {settings.base_url!r}: {wrong}")
         key = None
         if settings.api_key_env:
-            key = context.secret(settings.api_key_env)
+            key = (context.secret(settings.api_key_env) or "").strip()
+            if not (key.isascii() and (key.isprintable() or not key)):
+                raise SetupError(f"the value of {settings.api_key_env} cannot be sent in a header", hint="set it anew")
         super().__init__(context, settings.base_url, key)
         self.name = name
         self.settings = settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.tiers.local.onnx_embedder import MAXIMUM_PADDED_TOKENS, MAXIMUM_ROWS, group_by_length
+from turnout.tiers.local.onnx.embedder import MAXIMUM_PADDED_TOKENS, MAXIMUM_ROWS, group_by_length
 
 
 @given(st.lists(st.integers(min_value=2, max_value=512), max_size=300))

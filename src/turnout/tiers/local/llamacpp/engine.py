@@ -22,7 +22,7 @@ class LlamaCppSettings(ModelSettings, frozen=True, kw_only=True):
 
     source: Annotated[str, Meta(description="`package:NAME`, `hf:OWNER/NAME[/FILE.gguf]` or `file:PATH`.")]
     context_tokens: Annotated[int, Meta(ge=256, description="Context of each request.")] = 8192
-    slots: Annotated[int, Meta(ge=1, le=64, description="Requests answered at once; more wait in line.")] = 4
+    slots: Annotated[int, Meta(ge=1, le=64, description="Requests answered at once; more wait in line.")] = 2
     threads: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="CPU threads; half the cores if left out, one on a small machine."),

@@ -1,6 +1,6 @@
 """The embeddings worker: OpenAI's ``/v1/embeddings`` on 127.0.0.1, from a MiniLM on onnxruntime.
 
-``python -m turnout.tiers.local.onnx_worker``; the spec comes on stdin (worker.py). Every path but ``/health`` wants the
+``python -m turnout.tiers.local.onnx.worker``; the spec comes on stdin (worker.py). Every path but ``/health`` wants the
 key. The model runs in one thread, a group of texts at a time: requests take turns, and ``/health`` answers meanwhile.
 """
 
@@ -29,7 +29,7 @@ from turnout.core.errors import (
     Unauthorized,
 )
 from turnout.tiers.local.onnx.spec import OnnxSpec
-from turnout.tiers.local.onnx_embedder import DIMENSIONS, Embedder, Tokens, Vectors, group_by_length
+from turnout.tiers.local.onnx.embedder import DIMENSIONS, Embedder, Tokens, Vectors, group_by_length
 from turnout.tiers.local.weights_check import check_weights
 from turnout.tiers.local.worker import (
     announce_failed,

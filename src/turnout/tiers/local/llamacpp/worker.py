@@ -1,6 +1,6 @@
 """The embedded engine's worker process: llama.cpp's own HTTP server, hosted by xllamacpp.
 
-``python -m turnout.tiers.local.llamacpp_worker``; the spec comes on stdin (worker.py). Every path but ``/health`` wants
+``python -m turnout.tiers.local.llamacpp.worker``; the spec comes on stdin (worker.py). Every path but ``/health`` wants
 the key, so that neither a web page nor another user of the machine can use the port.
 """
 
