@@ -29,7 +29,7 @@ from turnout.config.schema import Settings
 from turnout.config.secrets import secret_reader
 from turnout.console.api import Console
 from turnout.console.default_model import DefaultModel
-from turnout.console.log import log_event, open_log
+from turnout.console.log import log_event, logger, open_log
 from turnout.console.talk import Talk, what_to_try
 from turnout.core.clock import Clock, SystemClock
 from turnout.core.errors import LoadFailed, SetupError
@@ -301,7 +301,7 @@ async def run_daemon(loaded: LoadedConfig, paths: Paths, talk: Talk) -> None:
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     """Return uvloop's loop where it exists, else asyncio's own."""
     try:
-        import uvloop  # noqa: PLC0415
+        import uvloop
     except ImportError:
         return asyncio.new_event_loop
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
@@ -338,6 +338,11 @@ def main(arguments: list[str] | None = None) -> int:
         if error.hint:
             talk.say(f"hint:  {error.hint}")
         return 1
+    except Exception as error:  # noqa: BLE001  the outermost supervisor: a bug ends in one line, its story is in the log
+        logger.exception("the daemon failed")
+        talk.say(f"error: {type(error).__name__}: {error}; this is a bug in turnout")
+        talk.say(f"hint:  the whole story is in {paths.log_dir / 'daemon.log'}")
+        return 2
     return 0
 
 

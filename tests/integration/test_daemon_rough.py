@@ -135,6 +135,7 @@ async def test_kill_matrix(start_daemon: StartDaemon, tmp_path: Path, victim: st
             await until_gone(workers)
         else:
             assert "hung" not in outcomes
+            assert daemon.process.returncode is None, "".join(daemon.output)
             await daemon.until_state("local/first", "ready")
             assert (await daemon.chat("local/own", max_tokens=2)).status_code == 200
             await daemon.stop()

@@ -38,7 +38,7 @@ def tell_running(is_json: bool) -> bool:
     if running is None:
         return False
     say(f"turnout is already running at {running.url}")
-    _put_result(running, True, is_json)
+    _put_result(running, _is_ready(running), is_json)
     return True
 
 
@@ -139,6 +139,8 @@ class Start:
             if daemon is None or daemon.pid != self._process.pid:
                 continue
             if self._tail.has(GREETING) and self._is_decided(daemon):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(TICK_SECONDS)  # it is still saying what to try
                 self._tail.pass_on()
                 return daemon
             if is_late:
@@ -155,6 +157,14 @@ class Start:
         states = {target["name"]: target["state"] for target in status["targets"]}
         first = next((states[name] for name in status["auto"] if name in states), "failed")
         return self.is_ready or first not in UNDECIDED
+
+
+def _is_ready(daemon: DaemonFile) -> bool:
+    try:
+        with Turnout(daemon.url, daemon.token) as client:
+            return bool(client.health()["ready"])
+    except (DaemonNotReachable, ApiError):
+        return False
 
 
 def _tell_end(code: int, has_told_error: bool, log: Path) -> None:

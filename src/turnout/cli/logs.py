@@ -95,20 +95,23 @@ def follow_lines(path: Path, count: int, wait: Callable[[], None]) -> Iterator[s
         wait: Called when there is nothing new.
     """
     file = path.open("rb")
-    first, rest = _read_lines(file, b"")
-    yield from first[max(0, len(first) - count) :]
-    while True:
-        lines, rest = _read_lines(file, rest)
-        yield from lines
-        if not _is_turned_over(path, file):
-            wait()
-            continue
-        lines, rest = _read_lines(file, rest)  # it may have grown before it got its new name
-        yield from lines
-        if rest:
-            yield rest.decode("utf-8", "replace")
+    try:
+        first, rest = _read_lines(file, b"")
+        yield from first[max(0, len(first) - count) :]
+        while True:
+            lines, rest = _read_lines(file, rest)
+            yield from lines
+            if not _is_turned_over(path, file):
+                wait()
+                continue
+            lines, rest = _read_lines(file, rest)  # it may have grown before it got its new name
+            yield from lines
+            if rest:
+                yield rest.decode("utf-8", "replace")
+            file.close()
+            file, rest = path.open("rb"), b""
+    finally:
         file.close()
-        file, rest = path.open("rb"), b""
 
 
 def _read_lines(file: BinaryIO, rest: bytes) -> tuple[list[str], bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated
@@ -17,6 +18,8 @@ from turnout.core.errors import SetupError
 
 app = new_app()
 Message = dict[str, str]
+PIPE_SECONDS = 2.0
+"""A script that leaves its own stdin open to us would otherwise wait without knowing for what."""
 
 
 @app.command()
@@ -60,8 +63,17 @@ def read_prompt(words: list[str]) -> str:
     """
     parts = [" ".join(words)]
     if sys.stdin is not None and not is_terminal(sys.stdin):
+        if words and not _has_input():
+            say("waiting for the text that is piped in (`</dev/null` if there is none)", "dim")
         parts.append(sys.stdin.read())
     return "\n\n".join(part.strip("\n") for part in parts if part.strip())
+
+
+def _has_input() -> bool:
+    try:
+        return bool(select.select([sys.stdin], [], [], PIPE_SECONDS)[0])
+    except (OSError, ValueError):  # no file descriptor, or a system that can only select sockets
+        return True
 
 
 def answer(daemon: Turnout, messages: list[Message], model: str, max_tokens: int | None) -> str:

@@ -64,8 +64,11 @@ def read_traces(path: Path, sql: str, values: tuple[object, ...]) -> list[Trace]
     """
     if not path.exists():
         return []
+    # Without a log beside it nobody writes, and SQLite need not make files of its own to read it.
+    is_at_rest = not path.with_name(path.name + "-wal").exists()
+    address = f"{path.as_uri()}?mode=ro" + ("&immutable=1" if is_at_rest else "")
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=2)) as database:
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=2)) as database:
             rows = database.execute(sql, values).fetchall()
     except sqlite3.Error as error:
         raise NotFound(f"{str(path)!r} cannot be read: {error}", hint="`turnout up` makes a new one") from error

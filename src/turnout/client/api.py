@@ -13,6 +13,7 @@ from turnout.client.errors import ApiError, DaemonNotReachable, read_error
 from turnout.client.stream import ChatStream
 from turnout.core.clock import Clock, SystemClock
 from turnout.core.errors import SetupError
+from turnout.core.loopback import is_loopback_url
 from turnout.core.words import AUTO, Trace
 
 if TYPE_CHECKING:
@@ -32,24 +33,27 @@ class Turnout:
         url: Its address; a trailing ``/v1`` is taken off.
         key: An API key, where the daemon wants one.
         clock: For the speed of answers.
+        transport: How bytes travel; a test gives ``httpx2.MockTransport``.
 
     Raises:
         SetupError: The address is none.
     """
 
-    def __init__(self, url: str, key: str = "", clock: Clock | None = None) -> None:
+    def __init__(
+        self, url: str, key: str = "", *, clock: Clock | None = None, transport: httpx2.BaseTransport | None = None
+    ) -> None:
         import httpx2  # 40 ms that whoever only reads this package need not pay
 
         self.url = check_url(url)
         self._clock = clock or SystemClock()
-        self._is_loopback = (urlsplit(self.url).hostname or "") in ("127.0.0.1", "localhost", "::1")
         is_tls = self.url.startswith("https:")
         self._http = httpx2.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
             verify=is_tls,  # without TLS there is nothing to verify, and loading the authorities takes 100 ms
-            trust_env=not self._is_loopback,  # a proxy cannot reach our loopback
+            transport=transport,
+            trust_env=not is_loopback_url(self.url),  # a proxy cannot reach our loopback
         )
 
     def __enter__(self) -> Self:

@@ -16,14 +16,14 @@ class Breaker(msgspec.Struct):
         failures: In a row.
         open_until: Nobody is let through before this time; 0 while closed.
         pause_seconds: The pause that the last opening began with.
-        is_probing: One call was let through to find out whether it is well again.
+        probe: The number of the one call that was let through to find out whether it is well again; 0 for none.
         reason: The last failure.
     """
 
     failures: int = 0
     open_until: float = 0.0
     pause_seconds: float = 0.0
-    is_probing: bool = False
+    probe: int = 0
     reason: str = ""
 
     @property
@@ -37,11 +37,11 @@ class Entry(msgspec.Struct, frozen=True):
 
     Attributes:
         blocked: Why not; empty if it may.
-        is_probe: It is the one call that finds out whether the target is well again.
+        probe: Its number, if it is the one call that finds out whether the target is well again; else 0.
     """
 
     blocked: str = ""
-    is_probe: bool = False
+    probe: int = 0
 
 
 class Breakers:
@@ -49,6 +49,7 @@ class Breakers:
 
     def __init__(self) -> None:
         self._breakers: dict[str, Breaker] = {}
+        self._probes = 0
 
     def enter(self, target: str, now: float) -> Entry:
         """Return whether a target may be tried at this moment.
@@ -66,22 +67,24 @@ class Breakers:
         if now < breaker.open_until:
             wait = breaker.open_until - now
             return Entry(f"held back for {wait:.1f} s after {breaker.failures} failures: {breaker.reason}")
-        if breaker.is_probing:
+        if breaker.probe:
             return Entry(f"one call is finding out whether it is well again after: {breaker.reason}")
-        breaker.is_probing = True
-        return Entry(is_probe=True)
+        self._probes += 1
+        breaker.probe = self._probes
+        return Entry(probe=breaker.probe)
 
     def succeeded(self, target: str) -> bool:
         """Note a good answer; return whether this closed an open breaker."""
         breaker = self._breakers.pop(target, None)
         return breaker is not None and breaker.is_open
 
-    def gave_up(self, target: str, *, is_probe: bool) -> None:
+    def gave_up(self, target: str, *, probe: int) -> None:
         """Note that a call ended without telling anything about the target (its caller left)."""
-        if is_probe and (breaker := self._breakers.get(target)):
-            breaker.is_probing = False
+        breaker = self._breakers.get(target)
+        if breaker is not None and probe and breaker.probe == probe:
+            breaker.probe = 0
 
-    def failed(self, target: str, reason: str, now: float, *, at_once: bool, is_probe: bool) -> float:
+    def failed(self, target: str, reason: str, now: float, *, at_once: bool, probe: int) -> float:
         """Note a failure; return the pause in seconds if this opened the breaker, else 0.
 
         Args:
@@ -89,15 +92,16 @@ class Breakers:
             reason: What went wrong, for the people who are held back.
             now: Monotonic seconds.
             at_once: Open on the first failure, since the failure cost a whole time-out.
-            is_probe: As ``enter`` said: calls from before the opening may fail while the probe is still out.
+            probe: As ``enter`` said: calls from before the opening may fail while the probe is still out.
         """
         breaker = self._breakers.setdefault(target, Breaker())
+        is_probe = probe != 0 and breaker.probe == probe
         was_open = breaker.is_open and not is_probe
         breaker.failures += 1
         breaker.reason = reason
         if was_open or not (at_once or is_probe or breaker.failures >= FAILURES_TO_OPEN):
             return 0.0
-        breaker.is_probing = False
+        breaker.probe = 0
         breaker.pause_seconds = min(max(breaker.pause_seconds * 2, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
         breaker.open_until = now + breaker.pause_seconds
         return breaker.pause_seconds

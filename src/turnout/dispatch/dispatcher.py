@@ -15,6 +15,7 @@ from turnout.core.errors import (
     Broken,
     Busy,
     ConnectFailed,
+    CutOff,
     DeadlineExceeded,
     LoadFailed,
     NoTarget,
@@ -157,7 +158,7 @@ class Dispatcher:
                 record.skip(target.name, BREAKER_OPEN, entry.blocked)
                 continue
             try:
-                await self._attempt(target, rewrite, sink, record, watch, is_probe=entry.is_probe)
+                await self._attempt(target, rewrite, sink, record, watch, probe=entry.probe)
             except (Broken, Busy) as error:
                 if sink.is_begun:
                     raise
@@ -179,7 +180,7 @@ class Dispatcher:
 
     async def _attempt(
         self, target: Target, rewrite: Callable[[str], bytes], sink: Sink, record: Record, watch: StreamWatch,
-        *, is_probe: bool,
+        *, probe: int,
     ) -> None:  # fmt: skip
         attempt = record.begin_attempt(target.name)
         sink.attempts = record.tries
@@ -189,33 +190,34 @@ class Dispatcher:
             attempt.step("failed")
             record.attempts.append(attempt.end(outcome_of(error), error))
             if isinstance(error, Broken):
-                self._note_failure(target.name, error, is_probe=is_probe)
+                self._note_failure(target.name, error, probe=probe)
             else:
-                self._breakers.gave_up(target.name, is_probe=is_probe)
+                self._breakers.gave_up(target.name, probe=probe)
             raise
         except BaseException:
             # The caller left, or the whole answer's deadline passed: that says nothing about the target.
             attempt.step("ended")
             record.attempts.append(attempt.end("answered" if watch.is_told else "caller_left"))
-            self._breakers.gave_up(target.name, is_probe=is_probe)
+            self._breakers.gave_up(target.name, probe=probe)
             raise
         attempt.step("body")
         record.attempts.append(attempt.end("answered"))
         if self._breakers.succeeded(target.name):
             self._emit(BreakerChanged(target=target.name, is_open=False, reason="it answered"))
 
-    def _note_failure(self, target: str, error: Broken, *, is_probe: bool) -> None:
-        if isinstance(error, LoadFailed):
-            self._breakers.gave_up(
-                target, is_probe=is_probe
-            )  # the engine's own back-off already keeps callers from waiting
+    def _note_failure(self, target: str, error: Broken, *, probe: int) -> None:
+        engine = self._fleet.owner(target)
+        owns_process = engine is not None and engine.capabilities.owns_process
+        if isinstance(error, LoadFailed) or (owns_process and isinstance(error, ConnectFailed | CutOff)):
+            # A dead process of ours is its supervisor's business: it knows when the next one is ready.
+            self._breakers.gave_up(target, probe=probe)
             return
         costly = isinstance(error, ConnectFailed | DeadlineExceeded)
         now = self._clock.monotonic_seconds()
-        pause = self._breakers.failed(target, error.message, now, at_once=costly, is_probe=is_probe)
+        pause = self._breakers.failed(target, error.message, now, at_once=costly, probe=probe)
         if pause:
             self._emit(BreakerChanged(target=target, is_open=True, reason=error.message, retry_in_seconds=pause))
-        if engine := self._fleet.owner(target):
+        if engine is not None:
             engine.wish(target)
 
     async def _call(

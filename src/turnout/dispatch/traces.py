@@ -119,13 +119,15 @@ class TraceStore:
         return traces
 
     def _write(self) -> None:
-        while not self._closing.is_set():
+        while True:
             try:
                 self._write_until_closed()
             except (sqlite3.Error, OSError) as error:
                 self._degrade(error)
-                if not _set_aside(self._path, error):
-                    self._closing.wait(RETRY_SECONDS)
+                if not _set_aside(self._path, error) and self._closing.wait(RETRY_SECONDS):
+                    return
+            else:
+                return
 
     def _write_until_closed(self) -> None:
         with contextlib.closing(_open(self._path)) as database:

@@ -61,7 +61,7 @@ class Guard:
     def __init__(
         self, host: str, allowed_hosts: list[str], allowed_origins: list[str], keys: KeyStore, operator_token: str
     ) -> None:
-        self.is_open_bind = not is_loopback_name(host)
+        self.is_open_bind = not is_loopback_name(host.lower())
         self._hosts = {name.lower() for name in allowed_hosts} | {host.lower()}
         self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
         self._keys = keys

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from turnout.core.snapshot import Snapshot
 from turnout.core.words import Target
 from turnout.tiers.base import Engine
+
+REVIVAL_SECONDS = 1.0
+logger = logging.getLogger("turnout.fleet")
 
 
 class Fleet:
@@ -69,7 +73,15 @@ class Fleet:
         """Let every engine live until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for engine in self._engines:
-                tasks.create_task(engine.run(), name=f"engine {engine.name}")
+                tasks.create_task(self._keep_alive(engine), name=f"engine {engine.name}")
+
+    async def _keep_alive(self, engine: Engine) -> None:
+        while True:
+            try:
+                await engine.run()
+            except Exception:  # the supervisor: one engine's fault must not take the others along
+                logger.exception("engine %s failed; it is started again", engine.name)
+            await asyncio.sleep(REVIVAL_SECONDS)
 
     async def wait_known(self) -> None:
         """Return once every engine has been looked at."""

@@ -7,12 +7,12 @@ import time
 import msgspec
 import pytest
 
+from support.samples import a_trace
 from turnout.core import errors
 from turnout.core.clock import ManualClock, SystemClock
 from turnout.core.errors import TurnoutError
 from turnout.core.events import DaemonReady, DaemonStopping, Event, EventBus, RequestFinished
 from turnout.core.ids import KEY_PREFIX, new_key, new_request_id
-from support.samples import a_trace
 
 
 def test_request_ids_sort_by_their_time_and_never_repeat() -> None:

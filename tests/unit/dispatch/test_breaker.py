@@ -12,8 +12,8 @@ from turnout.dispatch.breaker import FAILURES_TO_OPEN, FIRST_PAUSE_SECONDS, LONG
 T = "local/a"
 
 
-def fail(breakers: Breakers, now: float = 0.0, *, at_once: bool = False, is_probe: bool = False) -> float:
-    return breakers.failed(T, "it fell", now, at_once=at_once, is_probe=is_probe)
+def fail(breakers: Breakers, now: float = 0.0, *, at_once: bool = False, probe: int = 0) -> float:
+    return breakers.failed(T, "it fell", now, at_once=at_once, probe=probe)
 
 
 def test_three_failures_in_a_row_open_it_and_a_costly_one_at_once() -> None:
@@ -36,7 +36,7 @@ def test_after_the_pause_one_call_finds_out_and_a_success_closes() -> None:
     breakers = Breakers()
     fail(breakers, at_once=True)
     assert breakers.enter(T, 4.9).blocked
-    assert breakers.enter(T, 5.0).is_probe
+    assert breakers.enter(T, 5.0).probe
     assert "one call is finding out" in breakers.enter(T, 6.0).blocked
     assert breakers.succeeded(T) is True
     assert breakers.enter(T, 6.0) == Entry()
@@ -48,8 +48,9 @@ def test_each_failed_probe_doubles_the_pause_up_to_a_minute() -> None:
     pauses.append(fail(breakers, at_once=True))
     for _ in range(6):
         now += pauses[-1]
-        assert breakers.enter(T, now).is_probe
-        pauses.append(fail(breakers, now, is_probe=True))
+        probe = breakers.enter(T, now).probe
+        assert probe
+        pauses.append(fail(breakers, now, probe=probe))
     assert pauses == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0, 60.0]
     assert max(pauses) == LONGEST_PAUSE_SECONDS
 
@@ -57,24 +58,38 @@ def test_each_failed_probe_doubles_the_pause_up_to_a_minute() -> None:
 def test_a_probe_whose_caller_left_makes_room_for_the_next() -> None:
     breakers = Breakers()
     fail(breakers, at_once=True)
-    assert breakers.enter(T, 5.0).is_probe
-    breakers.gave_up(T, is_probe=True)
-    assert breakers.enter(T, 5.0).is_probe
+    probe = breakers.enter(T, 5.0).probe
+    assert probe
+    breakers.gave_up(T, probe=probe)
+    assert breakers.enter(T, 5.0).probe
 
 
 def test_calls_from_before_the_opening_do_not_speak_for_the_probe() -> None:
     breakers = Breakers()
     fail(breakers, at_once=True)
-    assert breakers.enter(T, 5.0).is_probe
+    assert breakers.enter(T, 5.0).probe
     assert fail(breakers, 5.0, at_once=True) == 0.0
-    breakers.gave_up(T, is_probe=False)
+    breakers.gave_up(T, probe=0)
     assert breakers.enter(T, 5.0).blocked
+
+
+def test_a_probe_of_an_earlier_opening_does_not_speak_for_a_later_one() -> None:
+    breakers = Breakers()
+    fail(breakers, at_once=True)
+    old = breakers.enter(T, 5.0).probe
+    breakers.succeeded(T)
+    fail(breakers, 5.0, at_once=True)
+    new = breakers.enter(T, 10.0).probe
+    assert new not in (0, old)
+    assert fail(breakers, 10.0, probe=old) == 0.0
+    breakers.gave_up(T, probe=old)
+    assert breakers.enter(T, 10.0).blocked
 
 
 @pytest.mark.parametrize(("now", "wait"), [(0.0, 5.0), (4.0, 1.0), (9.0, 0.0)])
 def test_wait_seconds_is_that_of_the_first_to_come_back(now: float, wait: float) -> None:
     breakers = Breakers()
-    breakers.failed("local/b", "x", 2.0, at_once=True, is_probe=False)
+    breakers.failed("local/b", "x", 2.0, at_once=True, probe=0)
     fail(breakers, at_once=True)
     assert breakers.wait_seconds([T, "local/b", "local/c"], now) == wait
     assert breakers.wait_seconds(["local/c"], now) is None
@@ -83,63 +98,58 @@ def test_wait_seconds_is_that_of_the_first_to_come_back(now: float, wait: float)
 class OneTarget(RuleBasedStateMachine):
     """Many callers, one target, any order of ends."""
 
-    calls: Bundle[bool] = Bundle("calls")
+    calls: Bundle[int] = Bundle("calls")
 
     def __init__(self) -> None:
         super().__init__()
         self.breakers = Breakers()
         self.now = 0.0
-        self.probes_out = 0
-        self.may_be_open = False
+        self.probe = 0
+        self.has_failed = False
 
     @rule(target=calls)
-    def enter(self) -> bool:
+    def enter(self) -> int:
         entry = self.breakers.enter(T, self.now)
         if entry.blocked:
-            assert self.may_be_open, "a target without a failure is never held back"
-        self.probes_out += entry.is_probe
-        return entry.is_probe if not entry.blocked else self._nobody()
-
-    def _nobody(self) -> bool:
-        # A blocked caller has nothing to report; it stands for a call from before the opening.
-        return False
+            assert self.has_failed, "a target without a failure is never held back"
+            return 0  # a blocked caller has nothing to report; this stands for a call from before the opening
+        if entry.probe:
+            assert not self.probe, "one probe is out already"
+            self.probe = entry.probe
+        return entry.probe
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 61.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(is_probe=consumes(calls), at_once=st.booleans())
-    def fail(self, is_probe: bool, at_once: bool) -> None:
-        self.probes_out -= is_probe
-        pause = self.breakers.failed(T, "x", self.now, at_once=at_once, is_probe=is_probe)
+    @rule(probe=consumes(calls), at_once=st.booleans())
+    def fail(self, probe: int, at_once: bool) -> None:
+        pause = self.breakers.failed(T, "x", self.now, at_once=at_once, probe=probe)
         assert 0.0 <= pause <= LONGEST_PAUSE_SECONDS
-        self.may_be_open = True
+        if probe and probe == self.probe:
+            assert pause, "a failed probe opens it again"
+            self.probe = 0
+        self.has_failed = True
 
-    @rule(is_probe=consumes(calls))
-    def give_up(self, is_probe: bool) -> None:
-        self.probes_out -= is_probe
-        self.breakers.gave_up(T, is_probe=is_probe)
+    @rule(probe=consumes(calls))
+    def give_up(self, probe: int) -> None:
+        self.breakers.gave_up(T, probe=probe)
+        if probe == self.probe:
+            self.probe = 0
 
-    @rule(is_probe=consumes(calls))
-    def succeed(self, is_probe: bool) -> None:
+    @rule(probe=consumes(calls))
+    def succeed(self, probe: int) -> None:
         self.breakers.succeeded(T)
         assert self.breakers.enter(T, self.now) == Entry(), "a good answer closes it"
-        self.may_be_open = False
-        # Whoever was probing now speaks for a breaker that is closed: one more probe may go out later.
-        self.probes_out = 0 if not is_probe else self.probes_out - 1
+        self.probe, self.has_failed = 0, False
 
     @invariant()
-    def never_two_probes(self) -> None:
-        assert self.probes_out <= 1
-
-    @invariant()
-    def lets_through_again_in_the_end(self) -> None:
-        if self.probes_out == 0:
-            later = self.now + LONGEST_PAUSE_SECONDS
-            entry = self.breakers.enter(T, later)
-            assert not entry.blocked
-            if entry.is_probe:
-                self.breakers.gave_up(T, is_probe=True)
+    def lets_through_again_in_the_end_but_one_at_a_time(self) -> None:
+        entry = self.breakers.enter(T, self.now + LONGEST_PAUSE_SECONDS)
+        assert bool(entry.blocked) is bool(self.probe)
+        if entry.probe:
+            assert self.breakers.enter(T, self.now + LONGEST_PAUSE_SECONDS).blocked
+            self.breakers.gave_up(T, probe=entry.probe)
 
 
 OneTarget.TestCase.settings = settings(max_examples=200, stateful_step_count=30)

@@ -20,7 +20,7 @@ def test_auto_is_always_auto() -> None:
 
 
 def test_a_target_beats_an_alias_beats_a_role() -> None:
-    snapshot = world("coding", "local/a", **{"coding": "reasoning", "reasoning": "local/a"})
+    snapshot = world("coding", "local/a", coding="reasoning", reasoning="local/a")
 
     assert resolve("coding", snapshot).kind == "target"
     found = resolve("reasoning", snapshot)

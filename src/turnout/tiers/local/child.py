@@ -167,7 +167,9 @@ async def spawn_worker(module: str, spec: Any, log: EngineLog, extra: dict[str, 
     except OSError as error:
         raise LoadFailed(f"cannot start {module}: {error}") from error
     assert process.stdin is not None
-    process.stdin.write(msgspec.json.encode(spec) + b"\n")
+    # A process that was killed this early has a closed pipe (uvloop says so with a RuntimeError): `started` will tell.
+    with contextlib.suppress(RuntimeError, OSError):
+        process.stdin.write(msgspec.json.encode(spec) + b"\n")
     return Child(process, log)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from turnout.config.schema import DiscoverEntry, Settings
 from turnout.tiers.base import Engine, EngineContext
 from turnout.tiers.local.external import ExternalEngine, ExternalSettings
@@ -24,7 +26,7 @@ def found_engines(settings: Settings, context: EngineContext) -> list[Engine]:
         context: What engines are given.
     """
     entries = AUTO if settings.discover == "auto" else settings.discover
-    configured = {str(entry.get("base_url", "")).rstrip("/") for entry in settings.models.values()}
+    configured = {_base_url(entry).rstrip("/") for entry in settings.models.values()}
     engines: list[Engine] = []
     for entry in entries:
         if entry.base_url.rstrip("/") in configured:
@@ -38,6 +40,10 @@ def found_engines(settings: Settings, context: EngineContext) -> list[Engine]:
                 ExternalEngine("vllm", ExternalSettings(engine="external", base_url=entry.base_url), context, "found")
             )
     return [*engines, *pulled_engines(settings, context)]
+
+
+def _base_url(entry: dict[str, Any]) -> str:
+    return str(entry.get("base_url") or (DEFAULT_URL if entry.get("engine") == "ollama" else ""))
 
 
 def pulled_engines(settings: Settings, context: EngineContext) -> list[Engine]:

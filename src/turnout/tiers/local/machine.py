@@ -34,7 +34,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_cards() -> tuple[list[Card], str]:
     """Return the NVIDIA cards of this machine, and why there are none if there are none."""
-    import pynvml  # noqa: PLC0415  the driver's library is looked for only when somebody asks
+    import pynvml
 
     with _nvml(pynvml) as problem:
         if problem:

@@ -28,8 +28,8 @@ from turnout.core.errors import (
     TurnoutError,
     Unauthorized,
 )
-from turnout.tiers.local.onnx.spec import OnnxSpec
 from turnout.tiers.local.onnx.embedder import DIMENSIONS, Embedder, Tokens, Vectors, group_by_length
+from turnout.tiers.local.onnx.spec import OnnxSpec
 from turnout.tiers.local.weights_check import check_weights
 from turnout.tiers.local.worker import (
     announce_failed,

@@ -18,7 +18,7 @@ MAXIMUM_BODY_BYTES = 64 * 1024 * 1024
 FLUSH_POLL_SECONDS = 0.001
 
 
-class CallerLeft(Exception):  # noqa: N818  a fact that ends the work, not an error
+class CallerLeft(Exception):
     """The connection is gone."""
 
 

@@ -1,0 +1,120 @@
+"""The small parts of a worker's life: when it starts again, how its end is told, and a log that cannot grow."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.samples import a_context
+from turnout.config.schema import DiscoverEntry, Settings
+from turnout.tiers.local.child import KEPT_LINES, LOG_BYTES, EngineLog, describe_exit
+from turnout.tiers.local.discover import found_engines
+from turnout.tiers.local.restart import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, STEADY_SECONDS, RestartPolicy
+from turnout.tiers.scripted_transport import ScriptedTransport
+
+
+def test_the_first_crash_is_mended_at_once_then_the_delay_doubles_to_half_a_minute() -> None:
+    policy, delays = RestartPolicy(), []
+    for _ in range(10):
+        policy = policy.after_life(0.0)
+        delays.append(policy.delay_seconds)
+    assert delays == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+
+
+def test_a_steady_life_starts_the_count_again() -> None:
+    failing = RestartPolicy(7)
+    assert failing.after_life(STEADY_SECONDS - 0.1).failures == 8
+    assert failing.after_life(STEADY_SECONDS) == RestartPolicy(1)
+    assert failing.after_life(STEADY_SECONDS).delay_seconds == 0.0
+    assert RestartPolicy().delay_seconds == 0.0
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=3000))
+def test_no_history_gives_a_delay_out_of_bounds(lives: list[float]) -> None:
+    policy = RestartPolicy()
+    for lived in lives:
+        policy = policy.after_life(lived)
+        assert policy.delay_seconds == 0.0 or FIRST_DELAY_SECONDS <= policy.delay_seconds <= LONGEST_DELAY_SECONDS
+
+
+def test_ten_thousand_failures_do_not_overflow() -> None:
+    assert RestartPolicy(10_000).delay_seconds == LONGEST_DELAY_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(0, "exit status 0"), (1, "exit status 1"), (-signal.SIGKILL, "signal SIGKILL"), (-signal.SIGSEGV, "signal SIGSEGV"),
+     (-99, "signal 99")],
+)  # fmt: skip
+def test_an_exit_code_is_told_in_words(code: int, words: str) -> None:
+    assert describe_exit(code) == words
+
+
+def test_a_log_keeps_the_last_lines_and_ends_each_with_a_break(tmp_path: Path) -> None:
+    log = EngineLog(tmp_path / "deep" / "a.b.log")
+    for number in range(KEPT_LINES + 5):
+        log.write(b"line %d" % number if number % 2 else b"line %d\n" % number)
+    log.write(b"\xff" * 1000)
+
+    assert log.last_lines[-2] == f"line {KEPT_LINES + 4}"
+    assert len(log.last_lines) == KEPT_LINES
+    assert len(log.last_lines[-1]) == 500
+    assert len(log.path.read_bytes().splitlines()) == KEPT_LINES + 6
+
+
+def test_a_log_is_turned_over_and_never_larger_than_twice_its_limit(tmp_path: Path) -> None:
+    log = EngineLog(tmp_path / "a.b.log")
+    line = b"x" * (LOG_BYTES // 3)
+    for _ in range(20):
+        log.write(line)
+
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["a.b.log", "a.b.log.1"]
+    assert all(file.stat().st_size <= LOG_BYTES + len(line) + 1 for file in files)
+
+
+def test_a_log_that_cannot_be_written_is_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    log = EngineLog(tmp_path / "file" / "a.log")
+    log.write(b"still remembered")
+    assert list(log.last_lines) == ["still remembered"]
+
+
+def found(tmp_path: Path, **settings: object) -> list[tuple[str, str]]:
+    engines = found_engines(Settings(**settings), a_context(tmp_path, ScriptedTransport()))  # type: ignore[arg-type]
+    return [(type(engine).__name__, str(getattr(engine, "base_url", engine.name))) for engine in engines]
+
+
+VLLM = ("ExternalEngine", "http://127.0.0.1:8000/v1")
+OLLAMA = ("OllamaEngine", "http://127.0.0.1:11434")
+
+
+def test_by_default_the_usual_ports_are_looked_at_a_vllm_first(tmp_path: Path) -> None:
+    assert found(tmp_path) == [VLLM, OLLAMA]
+    assert found(tmp_path, discover=[]) == []
+    elsewhere = DiscoverEntry(engine="ollama", base_url="http://127.0.0.1:5/")
+    assert found(tmp_path, discover=[elsewhere]) == [("OllamaEngine", "http://127.0.0.1:5")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "rest"),
+    [
+        ({"engine": "external", "base_url": "http://127.0.0.1:8000/v1/"}, [OLLAMA]),
+        ({"engine": "external", "base_url": "http://127.0.0.1:8001/v1"}, [VLLM, OLLAMA]),
+        ({"engine": "ollama", "model": "m", "base_url": "http://127.0.0.1:11434"}, [VLLM]),
+        ({"engine": "ollama", "model": "m"}, [VLLM]),
+        ({"engine": "simulated"}, [VLLM, OLLAMA]),
+    ],
+)
+def test_a_configured_address_is_not_looked_at_twice(tmp_path: Path, entry: dict[str, str], rest: list[tuple[str, str]]) -> None:
+    assert found(tmp_path, models={"m": entry}) == rest
+
+
+def test_nothing_found_has_targets_before_it_answers(tmp_path: Path) -> None:
+    engines = found_engines(Settings(), a_context(tmp_path, ScriptedTransport()))
+    assert list(itertools.chain.from_iterable(engine.targets() for engine in engines)) == []
