@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from turnout.cli.terminal import hint, is_terminal, paint, say
+from turnout.cli.terminal import hint, is_terminal, paint, printable, say
 from turnout.core.errors import TurnoutError
 
 OK = 0
@@ -34,9 +34,13 @@ def fail(message: str, told: str = "") -> None:
         message: What happened.
         told: What to do next; empty for nothing.
     """
-    print(f"{paint('error:', 'error', sys.stderr)} {message}", file=sys.stderr, flush=True)
+    print(f"{paint('error:', 'error', sys.stderr)} {_one_line(message)}", file=sys.stderr, flush=True)
     if told:
-        hint(told)
+        hint(_one_line(told))
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
 
 
 def end_of(error: BaseException) -> int:
@@ -62,6 +66,7 @@ def end_of(error: BaseException) -> int:
         return _usage(error, message())
     if isinstance(error, OSError) and error.errno in SYSTEM_SAYS_NO:
         fail(str(error), "check the path, its permissions and the disk")
+        _leave_closed_pipes()
         return USER_CAN_FIX
     return _bug(error)
 
@@ -104,11 +109,11 @@ def _bug(error: BaseException) -> int:
 
 
 def _leave_closed_pipes() -> None:
-    # Python flushes at its end; into /dev/null it may.
+    # Python flushes at its end, and says so when it cannot; into /dev/null it can.
     null = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             try:
                 stream.flush()
-            except BrokenPipeError:
+            except OSError:
                 os.dup2(null, stream.fileno())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: What follows ``turnout``; the process's own if left out.
     """
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without our dots and dashes is no reason to fail
@@ -79,6 +81,13 @@ def run(arguments: list[str]) -> None:
         return
     with command.make_context("turnout", arguments) as context:
         command.invoke(context)
+
+
+def _open_closed_streams() -> None:
+    # Python has None where the shell closed a stream (`2>&-`), and print() would turn to the other one.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))
 
 
 if __name__ == "__main__":

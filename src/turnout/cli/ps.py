@@ -24,7 +24,7 @@ def ps(context: typer.Context, json: JsonOption = False, config: ConfigOption = 
         return
     put_targets(status["targets"])
     put()
-    put(spell_auto(status))
+    put(printable(spell_auto(status)))
     running = count_of(status["running_requests"], "request")
     put(f"{status['url']} · up {spell_seconds(status['uptime_seconds'])} · {running} running")
 

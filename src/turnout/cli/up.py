@@ -20,6 +20,7 @@ from turnout.cli.embedded import (
 from turnout.cli.failures import fail
 from turnout.cli.options import ConfigOption, JsonOption, given, new_app
 from turnout.cli.terminal import hint, is_terminal, say
+from turnout.config.daemon_file import read_daemon_file
 from turnout.config.document import KeyPath
 from turnout.config.loader import LoadedConfig, load_config
 from turnout.config.paths import Paths, find_paths
@@ -60,7 +61,8 @@ def up(
     if json:
         raise SetupError("--json is for --detach", hint="in the foreground the daemon talks on stderr")
     loaded = load_config(paths, file=options.config, flags=flags)
-    prepare(loaded, paths)
+    if read_daemon_file(paths.daemon_file) is None:  # otherwise the daemon itself says that one runs already
+        prepare(loaded, paths)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.execv(command[0], command)  # noqa: S606  the daemon takes over process and terminal, without us in its memory

@@ -71,9 +71,15 @@ class DefaultModel:
 
         Raises:
             ModelNotFound: No target has this name.
-            InvalidRequest: The target cannot chat.
+            InvalidRequest: The target cannot chat, or the configuration decides.
         """
         snapshot = self._fleet.snapshot
+        if "orchestrator" in snapshot.chains:
+            raise InvalidRequest(
+                "chains.orchestrator of the configuration says what auto means",
+                hint="change it there, or remove it from the file",
+                param="target",
+            )
         if not name:
             self._keep(KeptChoice())
             self.settle()

@@ -117,6 +117,17 @@ class Dispatcher:
         if failure is not None and not sink.is_begun:
             raise failure
 
+    def turned_away(self, request: Request, error: TurnoutError, key_name: str) -> None:
+        """Record a request that was wrong before it could be planned.
+
+        Args:
+            request: What is known of it.
+            error: What its caller was told.
+            key_name: For the trace.
+        """
+        record = Record(request, self._clock, key_name)
+        self._emit(RequestFinished(trace=record.finish(error)))
+
     async def _serve(
         self, request: Request, rewrite: Callable[[str], bytes], sink: Sink, record: Record, watch: StreamWatch
     ) -> None:

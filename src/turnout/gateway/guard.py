@@ -27,6 +27,7 @@ class Entry(msgspec.Struct, frozen=True):
     content_type: str = ""
     authorization: str = ""
     api_key: str = ""
+    asked_headers: str = ""
 
 
 def read_entry(headers: Headers) -> Entry:
@@ -44,6 +45,7 @@ NAMES = {
     b"content-type": "content_type",
     b"authorization": "authorization",
     b"x-api-key": "api_key",
+    b"access-control-request-headers": "asked_headers",
 }
 
 

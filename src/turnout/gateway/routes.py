@@ -14,9 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from turnout.core.clock import Clock
 from turnout.core.errors import MethodNotAllowed, ModelNotFound, NotFound, TurnoutError
 from turnout.core.ids import new_request_id
-from turnout.core.words import Privacy, RequestKind
+from turnout.core.words import Privacy, Request, RequestKind
 from turnout.dispatch.dispatcher import Dispatcher
 from turnout.gateway.catalogue import list_models
+from turnout.gateway.cors import answer_preflight, naming_origin
 from turnout.gateway.guard import Guard, read_entry
 from turnout.gateway.metrics import CONTENT_TYPE, Metrics
 from turnout.gateway.openai import PRIVACIES, read_request, read_wishes
@@ -70,11 +71,18 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        path: str = scope["path"]
+        path, method = scope["path"], scope["method"]
         request_id = new_request_id()
+        entry = read_entry(scope["headers"])
         try:
-            key_name = self._guard.admit(scope["method"], read_entry(scope["headers"]), is_public=path == "/health")
-            if (kind := GENERATION.get(path)) is not None:
+            # A browser's preflight carries no key; it only learns whether the page may ask.
+            is_preflight = method == "OPTIONS" and bool(entry.origin)
+            key_name = self._guard.admit(method, entry, is_public=is_preflight or path == "/health")
+            if entry.origin:
+                send = naming_origin(send, entry.origin)
+            if is_preflight:
+                await answer_preflight(send, entry.asked_headers)
+            elif (kind := GENERATION.get(path)) is not None:
                 _expect(scope, "POST")
                 await self._generate(kind, scope, receive, send, request_id, key_name)
             elif path in READS or path.startswith("/v1/models/"):
@@ -91,7 +99,12 @@ class Gateway:
         wishes = read_wishes(scope["headers"])
         if PRIVACIES.index(self._privacy) > PRIVACIES.index(wishes.privacy):
             wishes = msgspec.structs.replace(wishes, privacy=self._privacy)
-        request, body = read_request(kind, await read_body(receive), request_id, wishes)
+        data = await read_body(receive)
+        try:
+            request, body = read_request(kind, data, request_id, wishes)
+        except TurnoutError as error:
+            self._dispatcher.turned_away(Request(id=request_id, kind=kind, selector=""), error, key_name)
+            raise
         sink = OpenAiSink(send, request)
         try:
             await self._dispatcher.answer(request, body.with_model, sink, key_name)

@@ -186,6 +186,28 @@ def test_a_reader_who_leaves_is_no_error() -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+def test_a_full_disk_is_the_users_to_mend() -> None:
+    script = "import sys; from turnout.cli.main import main; sys.exit(main(['config', 'schema']))"
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, timeout=30
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[0].startswith("error: ")
+    assert len(ended.stderr.splitlines()) == 2
+
+
+def test_closed_streams_are_no_bug() -> None:
+    script = "import sys; from turnout.cli.main import main; sys.exit(main(['ps']))"
+    ended = subprocess.run(["sh", "-c", f'{sys.executable} -c "{script}" 2>&-'], stdout=subprocess.PIPE, timeout=30)
+    assert (ended.returncode, ended.stdout) == (3, b"")
+
+
+def test_an_engines_words_cannot_steer_the_terminal(capsys: Captured) -> None:
+    end_of(ApiError("one\ntwo \x1b[2J"))
+    assert capsys.readouterr().err == "error: one two �[2J\n"
+
+
 def test_completion_knows_commands_and_options() -> None:
     def complete(words: str) -> set[str]:
         environment = {"_TURNOUT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
@@ -210,7 +232,7 @@ def test_help_imports_the_commands_summaries_and_nothing_else_of_ours() -> None:
         "turnout", "turnout.core", "turnout.core.errors", "turnout.cli", "turnout.cli.main", "turnout.cli.failures",
         "turnout.cli.group", "turnout.cli.options", "turnout.cli.terminal",
     }  # fmt: skip
-    assert not loaded & {"rich", "msgspec", "asyncio", "yaml", "httpx2"}
+    assert not loaded & {"rich", "asyncio", "yaml", "httpx2", "platformdirs"}
 
 
 def test_typer_itself_can_run_the_app() -> None:

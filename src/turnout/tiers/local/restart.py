@@ -34,4 +34,5 @@ class RestartPolicy(msgspec.Struct, frozen=True):
         """How long to wait before the next start."""
         if self.failures <= 1:
             return 0.0
-        return min(FIRST_DELAY_SECONDS * 2.0 ** (self.failures - 2), LONGEST_DELAY_SECONDS)
+        doublings = min(self.failures - 2, 60)  # after a night of failures a float could not hold the power
+        return min(FIRST_DELAY_SECONDS * 2.0**doublings, LONGEST_DELAY_SECONDS)

@@ -6,15 +6,17 @@ import itertools
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.samples import a_context
+from support.samples import a_context, some_paths
 from turnout.config.schema import DiscoverEntry, Settings
 from turnout.tiers.local.child import KEPT_LINES, LOG_BYTES, EngineLog, describe_exit
 from turnout.tiers.local.discover import found_engines
 from turnout.tiers.local.restart import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, STEADY_SECONDS, RestartPolicy
+from turnout.tiers.local.weights_store import ENTRY, PulledModel, models_dir
 from turnout.tiers.scripted_transport import ScriptedTransport
 
 
@@ -118,3 +120,24 @@ def test_a_configured_address_is_not_looked_at_twice(tmp_path: Path, entry: dict
 def test_nothing_found_has_targets_before_it_answers(tmp_path: Path) -> None:
     engines = found_engines(Settings(), a_context(tmp_path, ScriptedTransport()))
     assert list(itertools.chain.from_iterable(engine.targets() for engine in engines)) == []
+
+
+def pulled(data_dir: Path, name: str, source: str, file: str = "m.gguf") -> None:
+    """Put an entry into the store as a pull leaves it."""
+    folder = models_dir(data_dir) / name
+    folder.mkdir(parents=True)
+    (folder / file).write_bytes(b"GGUF" + bytes(60))
+    (folder / ENTRY).write_bytes(msgspec.json.encode(PulledModel(name=name, source=source, file=file, bytes=64)))
+
+
+def test_a_pulled_model_is_a_target_unless_it_is_configured(tmp_path: Path) -> None:
+    data_dir = some_paths(tmp_path).data_dir
+    pulled(data_dir, "one", "hf:owner/one")
+    pulled(data_dir, "two", "hf:owner/two")
+    pulled(data_dir, "embedder", "hf:owner/e", "model.onnx")
+    context = a_context(tmp_path, ScriptedTransport())
+    models = {"mine": {"engine": "llamacpp", "source": "hf:owner/one"}}
+
+    targets = [engine.targets()[0] for engine in found_engines(Settings(discover=[], models=models), context)]
+
+    assert [(t.name, t.engine, t.origin, t.state) for t in targets] == [("local/llamacpp/two", "llamacpp", "found", "cold")]
