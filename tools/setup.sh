@@ -41,7 +41,7 @@ command -v "$PYTHON" >/dev/null 2>&1 || fail "there is no $PYTHON" "apt-get inst
     "$PYTHON is $("$PYTHON" -c 'import platform; print(platform.python_version())'), turnout needs Python 3.11 or newer" "make PYTHON=python3.12"
 
 if ! "$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
-    echo "Making the environment $VENV (once; about 250 MB)" >&2
+    echo "Making the environment $VENV (once; about 500 MB)" >&2
     rm -rf "$VENV"
     "$PYTHON" -m venv "$VENV" >/dev/null 2>&1 || {
         rm -rf "$VENV"

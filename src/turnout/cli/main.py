@@ -87,7 +87,7 @@ def _open_closed_streams() -> None:
     # Python has None where the shell closed a stream (`2>&-`), and print() would turn to the other one.
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  until the end
 
 
 if __name__ == "__main__":

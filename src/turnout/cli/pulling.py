@@ -14,6 +14,8 @@ from turnout.tiers.local.weights import PulledModel, PullProgress, Source
 from turnout.tiers.local.weights_pull import pull
 
 LINE_SECONDS = 5.0
+LABEL_COLUMNS = 32
+"""So that the bar has room on a terminal of 80 columns."""
 
 
 def pull_shown(source: Source, data_dir: Path, name: str = "") -> PulledModel:
@@ -30,21 +32,27 @@ def pull_shown(source: Source, data_dir: Path, name: str = "") -> PulledModel:
     if not is_terminal(sys.stderr):
         return asyncio.run(pull(source, data_dir, LineProgress(source.text, SystemClock(), say), name=name))
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    label = escape(_shortened(source.text))
     with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as bar:
-        task = bar.add_task(source.text, total=None)
+        task = bar.add_task(label, total=None)
 
         def show(progress: PullProgress) -> None:
             bar.update(
                 task,
-                description=f"{source.text}: {progress.stage}",
+                description=f"{progress.stage} {label}",
                 total=progress.bytes_total,
                 completed=progress.bytes_done,
             )
 
         return asyncio.run(pull(source, data_dir, show, name=name))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LABEL_COLUMNS else "…" + text[1 - LABEL_COLUMNS :]
 
 
 class LineProgress:

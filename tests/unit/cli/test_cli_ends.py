@@ -199,7 +199,9 @@ def test_a_full_disk_is_the_users_to_mend() -> None:
 
 def test_closed_streams_are_no_bug() -> None:
     script = "import sys; from turnout.cli.main import main; sys.exit(main(['ps']))"
-    ended = subprocess.run(["sh", "-c", f'{sys.executable} -c "{script}" 2>&-'], stdout=subprocess.PIPE, timeout=30)
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f'{sys.executable} -c "{script}" 2>&-'], stdout=subprocess.PIPE, timeout=30
+    )
     assert (ended.returncode, ended.stdout) == (3, b"")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,8 @@ def test_bad_yaml_names_file_and_line(text: str, told: str) -> None:
 
 @given(st.text(alphabet=st.sampled_from(list("ab:-{}[]&*<>!'\"#%@|,?\n\t 09~.\x00é")), max_size=40))
 def test_no_text_raises_anything_but_a_setup_error(text: str) -> None:
-    try:
-        parse_document(text, "f")
-    except SetupError as error:
-        assert error.message.startswith("f:")
+    with contextlib.suppress(SetupError):
+        assert all(isinstance(key, str) for key in parse_document(text, "f").values)
 
 
 def test_files_that_cannot_be_read_say_so(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def test_the_daemon_is_found_by_its_file(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("facts", [{"birth": "1"}, {"pid": NOBODY}, {"pid": NOBODY, "birth": ""}, {"pid": -1, "birth": ""}])
+@pytest.mark.parametrize(
+    "facts", [{"birth": "1"}, {"pid": NOBODY}, {"pid": NOBODY, "birth": ""}, {"pid": -1, "birth": ""}]
+)
 def test_a_pid_of_somebody_else_or_nobody_is_no_daemon(tmp_path: Path, facts: dict[str, object]) -> None:
     path = tmp_path / "daemon.json"
     write_daemon_file(path, a_daemon_file(**facts))
@@ -86,7 +88,7 @@ def test_birth_tells_processes_apart() -> None:
 def test_only_one_holds_the_lock_and_the_other_learns_who(tmp_path: Path) -> None:
     paths = some_paths(tmp_path)
     with hold_lock(paths):
-        with pytest.raises(SetupError, match="already running$"), hold_lock(paths):
+        with pytest.raises(SetupError, match=r"already running$"), hold_lock(paths):
             pass
         write_daemon_file(paths.daemon_file, a_daemon_file(url="http://127.0.0.1:1"))
         with pytest.raises(SetupError, match=rf"at http://127\.0\.0\.1:1 \(pid {os.getpid()}\)"), hold_lock(paths):
@@ -133,9 +135,10 @@ def test_engine_logs_stay_in_their_folder(tmp_path: Path) -> None:
 def test_env_files_are_read_as_people_write_them(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text(
-        "\ufeffFIRST=1\n# COMMENT=no\n\nexport A=b\nQ=\"x y\"\nS='z'\nEQ=a=b==\n  SPACED = v  \nEMPTY=\nNOTHING\nHASH=a#b\n\"=\n",
+        "\ufeffFIRST=1\n# COMMENT=no\n\nexport A=b\nQ=\"x y\"\nS='z'\nEQ=a=b==\n  SPACED = v  \nEMPTY=\nNOTHING\n"
+        'HASH=a#b\n"=\n',
         encoding="utf-8",
-    )  # fmt: skip
+    )
     found = parse_env(path)
 
     assert found == {

@@ -150,7 +150,10 @@ def test_what_is_unknown_is_told_with_path_and_near_match(tmp_path: Path, text: 
     [
         ("server:\n  port: high", "turnout.yaml:2: server.port: expected 'int', got 'str'"),
         ("server: {port: 70000}", "turnout.yaml:1: server.port: expected 'int' <= 65535"),
-        ("server: {allowed_hosts:\n  [a,\n   3]}", "turnout.yaml:3: server.allowed_hosts[1]: expected 'str', got 'int'"),
+        (
+            "server: {allowed_hosts:\n  [a,\n   3]}",
+            "turnout.yaml:3: server.allowed_hosts[1]: expected 'str', got 'int'",
+        ),
         ("chains:\n  coding:\n  - a\n  - 3", "turnout.yaml:4: chains.coding[1]: expected 'str', got 'int'"),
         ("aliases:\n  good: auto\n  gpt-4.1: 4", "turnout.yaml:3: aliases.gpt-4.1: expected 'str', got 'int'"),
         ("models:\n  a: {engine: x}\n  b: 7", "turnout.yaml:3: models.b: expected 'object', got 'int'"),
@@ -182,8 +185,12 @@ def test_a_wrong_value_from_elsewhere_names_its_origin(tmp_path: Path) -> None:
 
 def test_variables_reach_nested_settings_and_unknown_ones_are_warned_about(tmp_path: Path) -> None:
     environment = {
-        "TURNOUT_STORE__TRACES__KEEP": "5", "TURNOUT_NONSENSE": "1", "TURNOUT_KEY": "k", "TURNOUT_URL": "u", "PATH": "p",
-    }  # fmt: skip
+        "TURNOUT_STORE__TRACES__KEEP": "5",
+        "TURNOUT_NONSENSE": "1",
+        "TURNOUT_KEY": "k",
+        "TURNOUT_URL": "u",
+        "PATH": "p",
+    }
     loaded = load(tmp_path, environment=environment)
 
     assert loaded.settings.store.traces.keep == 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,18 +12,12 @@ from turnout.core.errors import InvalidRequest, ModelNotFound
 from turnout.core.events import DefaultChosen, Event, WorkerChanged
 from turnout.core.words import Target
 from turnout.tiers.fleet import Fleet
-from turnout.tiers.local.probe import ProbedEngine
+from turnout.tiers.local.external import ExternalEngine, ExternalSettings
 from turnout.tiers.scripted_transport import ScriptedTransport
 
 SMALL = a_target("local/ollama/small", engine="ollama", origin="found", state="cold", size_bytes=2 << 30)
 LARGE = a_target("local/ollama/large", engine="ollama", origin="found", state="cold", size_bytes=20 << 30)
 EMBED = a_target("local/e", can=frozenset({"embedding"}))
-
-
-class FixedEngine(ProbedEngine):
-    """An engine whose targets the test sets."""
-
-    name = "fixed"
 
 
 class House:
@@ -35,7 +28,8 @@ class House:
         self.questions = 0
         self.path = root / "default.json"
         self.fleet = Fleet({}, {})
-        self.engine: Any = FixedEngine(a_context(root, ScriptedTransport()), "http://x", None)
+        settings = ExternalSettings(engine="external", base_url="http://x")
+        self.engine = ExternalEngine("fixed", settings, a_context(root, ScriptedTransport()))
         self.fleet.add(self.engine)
         self.show(*targets)
         self.model = DefaultModel(self.path, self.fleet, self.events.append, self.memory)
@@ -64,7 +58,9 @@ def test_the_choice_is_made_once_kept_and_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("targets", [(), (a_target("local/own"), SMALL), (EMBED,)])
-def test_nothing_is_chosen_and_no_card_is_asked_where_it_does_not_matter(tmp_path: Path, targets: tuple[Target, ...]) -> None:
+def test_nothing_is_chosen_and_no_card_is_asked_where_it_does_not_matter(
+    tmp_path: Path, targets: tuple[Target, ...]
+) -> None:
     house = House(tmp_path, *targets)
     house.model.settle()
 

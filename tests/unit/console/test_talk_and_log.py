@@ -26,13 +26,18 @@ from turnout.core.events import (
 )
 
 EVERY: list[Event] = [
-    DaemonReady(url="u", seconds=1.0), DaemonStopping(running_requests=1, drain_seconds=2.0),
-    WorkerChanged(target="t", engine="e", state="failed", detail="d"), LoadProgressed(target="t", stage="s", fraction=0.5),
+    DaemonReady(url="u", seconds=1.0),
+    DaemonStopping(running_requests=1, drain_seconds=2.0),
+    WorkerChanged(target="t", engine="e", state="failed", detail="d"),
+    LoadProgressed(target="t", stage="s", fraction=0.5),
     WorkerCrashed(target="t", exit_code=1, last_lines=("boom",), restart_in_seconds=0.5),
     WorkerCrashed(target="t", exit_code=None, last_lines=(), restart_in_seconds=None),
-    BreakerChanged(target="t", is_open=True, reason="r", retry_in_seconds=5), BreakerChanged(target="t", is_open=False, reason="r"),
-    DefaultChosen(target="t", reason="r"), RequestFinished(trace=a_trace()), TracesDegraded(reason="r", dropped=2),
-]  # fmt: skip
+    BreakerChanged(target="t", is_open=True, reason="r", retry_in_seconds=5),
+    BreakerChanged(target="t", is_open=False, reason="r"),
+    DefaultChosen(target="t", reason="r"),
+    RequestFinished(trace=a_trace()),
+    TracesDegraded(reason="r", dropped=2),
+]
 
 
 def told(*events: Event) -> str:
@@ -50,7 +55,10 @@ def test_a_load_is_told_in_steps_and_not_at_every_percent() -> None:
 
 def test_failures_are_told_with_their_reason() -> None:
     assert told(WorkerChanged(target="t", engine="e", state="failed", detail="no file")) == "  t is failed: no file\n"
-    assert told(WorkerCrashed(target="t", exit_code=1, last_lines=("a", "boom"), restart_in_seconds=0)) == "  t crashed: boom\n"
+    assert (
+        told(WorkerCrashed(target="t", exit_code=1, last_lines=("a", "boom"), restart_in_seconds=0))
+        == "  t crashed: boom\n"
+    )
     assert told(RequestFinished(trace=a_trace())) == ""
     assert told(DaemonStopping(running_requests=0, drain_seconds=2.0)) == ""
 

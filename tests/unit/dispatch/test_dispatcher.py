@@ -229,7 +229,11 @@ async def test_a_stream_that_does_not_begin_goes_to_the_next_target(first: Step)
 
 @pytest.mark.parametrize(
     ("pieces", "code", "is_inside"),
-    [((CHUNK, CutOff("gone")), "answer_cut_off", False), ((CHUNK,), "answer_cut_off", False), ((CHUNK, b"data: {"), "answer_cut_off", True)],
+    [
+        ((CHUNK, CutOff("gone")), "answer_cut_off", False),
+        ((CHUNK,), "answer_cut_off", False),
+        ((CHUNK, b"data: {"), "answer_cut_off", True),
+    ],
 )
 async def test_after_the_first_byte_nobody_takes_over_and_the_caller_is_told(
     pieces: tuple[Any, ...], code: str, is_inside: bool

@@ -29,7 +29,10 @@ LLAMA_OVERFLOW = (
     b'"type":"exceed_context_size_error","n_prompt_tokens":9000,"n_ctx":8192}}'
 )
 LLAMA_LOADING = b'{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}'
-OPENAI_OVERFLOW = b'{"error":{"message":"too long","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}'
+OPENAI_OVERFLOW = (
+    b'{"error":{"message":"too long","type":"invalid_request_error","param":"messages",'
+    b'"code":"context_length_exceeded"}}'
+)
 OLLAMA = b'{"error":"model \\"x\\" not found, try pulling it first"}'
 FASTAPI = b'{"detail":[{"loc":["body","messages"],"msg":"field required"}]}'
 
@@ -84,7 +87,9 @@ def test_the_callers_own_mistake_keeps_its_status_param_and_words() -> None:
      (b"Wed, 21 Oct 2026 07:28:00 GMT", None), (b"\xff", None), (None, None)],
 )  # fmt: skip
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_passed_on_where_it_makes_sense(status: int, header: bytes | None, seconds: float | None) -> None:
+def test_retry_after_is_passed_on_where_it_makes_sense(
+    status: int, header: bytes | None, seconds: float | None
+) -> None:
     assert classify(status, b"", "local/a", header).retry_after_seconds == seconds
 
 

@@ -86,9 +86,17 @@ def test_byte_by_byte_is_the_same() -> None:
 
 @pytest.mark.parametrize(
     "stream",
-    [WORDS, CHUNK, CHUNK + b"data: [DONE]", CHUNK + b"data: [DONE]\n", b'data: "x data: [DONE]"\n\n', b"x data: [DONE]\n\n",
-     b"event: data: [DONE]\n\n", DONE + CHUNK],
-)  # fmt: skip
+    [
+        WORDS,
+        CHUNK,
+        CHUNK + b"data: [DONE]",
+        CHUNK + b"data: [DONE]\n",
+        b'data: "x data: [DONE]"\n\n',
+        b"x data: [DONE]\n\n",
+        b"event: data: [DONE]\n\n",
+        DONE + CHUNK,
+    ],
+)
 def test_a_models_words_and_half_a_marker_are_not_the_end(stream: bytes) -> None:
     assert not watch(stream).is_done
     assert not any(watch(stream[:cut], stream[cut:]).is_done for cut in range(1, len(stream)))
@@ -102,7 +110,9 @@ def test_a_marker_without_its_blank_line_still_counts_at_the_end(tail: bytes, is
     assert watch(CHUNK + tail).is_marked is is_marked
 
 
-@pytest.mark.parametrize(("stream", "is_inside"), [(b"", False), (CHUNK, False), (CRLF, False), (CHUNK[:-1], True), (b"d", True)])
+@pytest.mark.parametrize(
+    ("stream", "is_inside"), [(b"", False), (CHUNK, False), (CRLF, False), (CHUNK[:-1], True), (b"d", True)]
+)
 def test_it_is_known_whether_an_event_was_cut(stream: bytes, is_inside: bool) -> None:
     assert watch(*([stream] if stream else [])).is_inside_event is is_inside
 
@@ -173,7 +183,9 @@ async def test_a_whole_answer_comes_with_its_usage() -> None:
     assert await read_answer(answer(b'{"usage":null}'), "t", 1000) == (b'{"usage":null}', None)
 
 
-@pytest.mark.parametrize("body", [b"", b"oops", b'{"a":', b"[1]", b'{"usage":{"prompt_tokens":"\xff"}}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"oops", b'{"a":', b"[1]", b'{"usage":{"prompt_tokens":"\xff"}}', b"[" * 100_000]
+)
 async def test_an_answer_that_is_not_json_is_malformed(body: bytes) -> None:
     with pytest.raises(Malformed, match="proper JSON"):
         await read_answer(answer(body), "local/a", 1 << 20)

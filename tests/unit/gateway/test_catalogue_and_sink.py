@@ -22,9 +22,17 @@ def world(*targets: Target, **facts: Any) -> Snapshot:
 def test_auto_is_first_and_every_name_is_there_once() -> None:
     lead = a_target("local/lead", roles=("orchestrator", "coding"), state="failed", detail="it fell")
     snapshot = world(
-        lead, a_target("local/e", can=frozenset({"embedding"}), roles=("embedding",)),
-        aliases={"gpt-4o*": "coding", "a?": "coding", "b[c]": "coding", "fast": "local/lead", "coding": "local/e", "best": "auto"},
-    )  # fmt: skip
+        lead,
+        a_target("local/e", can=frozenset({"embedding"}), roles=("embedding",)),
+        aliases={
+            "gpt-4o*": "coding",
+            "a?": "coding",
+            "b[c]": "coding",
+            "fast": "local/lead",
+            "coding": "local/e",
+            "best": "auto",
+        },
+    )
     entries = list_models(snapshot, 7)
     ids = [entry["id"] for entry in entries]
 
@@ -56,9 +64,16 @@ def sink(sent: Sent, **facts: Any) -> OpenAiSink:
 
 @pytest.mark.parametrize(
     ("selector", "shown"),
-    [("local/tiny", b"local/tiny"), ("a b:c@d", b"a b:c@d"), ("modèle", b"mod%C3%A8le"), ("模型", b"%E6%A8%A1%E5%9E%8B"),
-     ("a\r\nx: y", b"a%0D%0Ax:%20y".replace(b"%20", b" ")), ("\x00", b"%00"), ("\x7f", b"%7F")],
-)  # fmt: skip
+    [
+        ("local/tiny", b"local/tiny"),
+        ("a b:c@d", b"a b:c@d"),
+        ("modèle", b"mod%C3%A8le"),
+        ("模型", b"%E6%A8%A1%E5%9E%8B"),
+        ("a\r\nx: y", b"a%0D%0Ax:%20y".replace(b"%20", b" ")),
+        ("\x00", b"%00"),
+        ("\x7f", b"%7F"),
+    ],
+)
 def test_a_selector_cannot_break_the_headers(selector: str, shown: bytes) -> None:
     headers = dict(route_headers(a_request(selector=selector), None, 0))
     assert headers[b"x-turnout-requested-model"] == shown
@@ -98,7 +113,6 @@ async def test_a_stream_that_fails_ends_with_an_error_event_and_the_marker() -> 
 async def test_a_whole_answer_is_json_and_ends() -> None:
     sent: Sent = []
     out = sink(sent)
-    assert not out.is_begun
     await out.begin(a_target(), is_stream=False)
     await out.write(b"{}")
     await out.finish()

@@ -25,9 +25,21 @@ def guard(keys: KeyStore, host: str = "127.0.0.1") -> Guard:
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "localhost:8150", "LOCALHOST:8150", "127.0.0.1", "127.0.0.1:8150", "127.9.9.9:1", "[::1]", "[::1]:8150",
-     "app.localhost:80", "gpu.lan:8150", "GPU.LAN", "chat.example"],
-)  # fmt: skip
+    [
+        "localhost",
+        "localhost:8150",
+        "LOCALHOST:8150",
+        "127.0.0.1",
+        "127.0.0.1:8150",
+        "127.9.9.9:1",
+        "[::1]",
+        "[::1]:8150",
+        "app.localhost:80",
+        "gpu.lan:8150",
+        "GPU.LAN",
+        "chat.example",
+    ],
+)
 def test_our_own_names_are_served(keys: KeyStore, host: str) -> None:
     for _ in range(2):  # the second look comes from memory
         assert guard(keys).admit("GET", Entry(host=host)) == ""
@@ -35,10 +47,30 @@ def test_our_own_names_are_served(keys: KeyStore, host: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["", "evil.com", "evil.com:8150", "localhost.evil.com", "127.0.0.1.evil.com", "127.0.0.1.nip.io:8150", "xlocalhost",
-     "localhost.", "127.0.0.1.", "0.0.0.0:8150", "10.0.0.1", "[::2]:8150", "[fe80::1]", "::1", "[", "[::1", "2130706433",
-     "127.1", "0x7f.0.0.1", "localhost@evil.com", "gpu.lan.evil.com"],
-)  # fmt: skip
+    [
+        "",
+        "evil.com",
+        "evil.com:8150",
+        "localhost.evil.com",
+        "127.0.0.1.evil.com",
+        "127.0.0.1.nip.io:8150",
+        "xlocalhost",
+        "localhost.",
+        "127.0.0.1.",
+        "0.0.0.0:8150",
+        "10.0.0.1",
+        "[::2]:8150",
+        "[fe80::1]",
+        "::1",
+        "[",
+        "[::1",
+        "2130706433",
+        "127.1",
+        "0x7f.0.0.1",
+        "localhost@evil.com",
+        "gpu.lan.evil.com",
+    ],
+)
 def test_a_rebound_name_is_not(keys: KeyStore, host: str) -> None:
     if host == "[::1":
         assert split_host(host) == "::1", "half a bracket is still this machine and nobody else"
@@ -86,16 +118,27 @@ def test_foreign_pages_may_not(keys: KeyStore, origin: str) -> None:
     assert not is_loopback_origin(origin)
 
 
-@pytest.mark.parametrize("given", [JSON, "Application/JSON", "application/json; charset=utf-8", "application/json;x", " application/json "])
+@pytest.mark.parametrize(
+    "given", [JSON, "Application/JSON", "application/json; charset=utf-8", "application/json;x", " application/json "]
+)
 def test_json_is_json_with_and_without_a_charset(given: str) -> None:
     check_content_type(given)
 
 
 @pytest.mark.parametrize(
     "given",
-    ["", "text/plain", "text/plain;application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
-     "application/json, text/plain", "application/jsonx", "text/json", "application/ld+json"],
-)  # fmt: skip
+    [
+        "",
+        "text/plain",
+        "text/plain;application/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/json, text/plain",
+        "application/jsonx",
+        "text/json",
+        "application/ld+json",
+    ],
+)
 def test_what_a_web_form_can_send_is_refused(keys: KeyStore, given: str) -> None:
     with pytest.raises(UnsupportedType) as raised:
         guard(keys).admit("POST", Entry(host="localhost", content_type=given))
@@ -134,11 +177,14 @@ def test_with_keys_one_of_them_is_needed_in_either_header(keys: KeyStore) -> Non
     assert door.admit("GET", entry(api_key=secret, authorization="Basic abc")) == "phone"
     assert door.admit("GET", entry(), is_public=True) == ""
     for wrong, told in (
-        (entry(), "needed"), (entry(authorization="Bearer"), "needed"), (entry(authorization=f"Basic {secret}"), "needed"),
-        (entry(authorization="Bearer nope"), "not known"), (entry(api_key=secret[:-1]), "not known"),
+        (entry(), "needed"),
+        (entry(authorization="Bearer"), "needed"),
+        (entry(authorization=f"Basic {secret}"), "needed"),
+        (entry(authorization="Bearer nope"), "not known"),
+        (entry(api_key=secret[:-1]), "not known"),
         (entry(authorization="Bearer é"), "not known"),
         (entry(authorization="Bearer nope", api_key=secret), "not known"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(Unauthorized, match=told) as raised:
             door.admit("GET", wrong)
         assert raised.value.status == 401
@@ -190,7 +236,12 @@ def test_the_order_is_host_origin_key_type(keys: KeyStore) -> None:
 
 def test_headers_are_read_in_one_pass() -> None:
     headers = [
-        (b"host", b" h "), (b"origin", b"o"), (b"content-type", b"c"), (b"authorization", b"a"), (b"x-api-key", b"\xff"),
-        (b"accept", b"x"), (b"host", b"second"),
-    ]  # fmt: skip
+        (b"host", b" h "),
+        (b"origin", b"o"),
+        (b"content-type", b"c"),
+        (b"authorization", b"a"),
+        (b"x-api-key", b"\xff"),
+        (b"accept", b"x"),
+        (b"host", b"second"),
+    ]
     assert read_entry(headers) == Entry(host="second", origin="o", content_type="c", authorization="a", api_key="ÿ")

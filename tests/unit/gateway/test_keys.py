@@ -19,7 +19,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_key_is_made_found_and_forgotten(path: Path) -> None:
     store = KeyStore(path)
-    assert store.is_empty
+    assert store.all() == []
     secret = store.create("phone", 5.0)
 
     assert secret.startswith(KEY_PREFIX)
@@ -32,7 +32,7 @@ def test_a_key_is_made_found_and_forgotten(path: Path) -> None:
 
     assert store.revoke("phone").name == "phone"
     assert store.find(secret) is None
-    assert store.is_empty
+    assert store.all() == []
 
 
 def test_the_file_holds_no_secret_and_is_the_owners(path: Path) -> None:
@@ -86,7 +86,9 @@ def test_a_name_is_given_once_and_an_unknown_one_is_told_with_the_known(path: Pa
     assert raised.value.hint == "keys: phone"
 
 
-@pytest.mark.parametrize("data", [b"", b"oops", b"[]", b'{"keys": [{}]}', b'{"keys": 3}', b'{"keys": "\xff"}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data", [b"", b"oops", b"[]", b'{"keys": [{}]}', b'{"keys": 3}', b'{"keys": "\xff"}', b"[" * 100_000]
+)
 def test_a_broken_file_is_an_error_and_not_an_open_door(path: Path, data: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(data)

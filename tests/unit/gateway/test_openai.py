@@ -23,8 +23,10 @@ from turnout.gateway.openai import (
 
 NOTHING = RequestHeaders()
 GOOD: dict[RequestKind, dict[str, Any]] = {
-    "chat": {"messages": [{"role": "user", "content": "hi"}]}, "completion": {"prompt": "hi"}, "embedding": {"input": "hi"},
-}  # fmt: skip
+    "chat": {"messages": [{"role": "user", "content": "hi"}]},
+    "completion": {"prompt": "hi"},
+    "embedding": {"input": "hi"},
+}
 KINDS: tuple[RequestKind, ...] = ("chat", "completion", "embedding")
 
 
@@ -43,7 +45,13 @@ def refused(kind: RequestKind, data: bytes | dict[str, Any]) -> InvalidRequest:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_least_that_is_needed_is_enough(kind: RequestKind) -> None:
     request, _ = read(kind, GOOD[kind])
-    assert (request.kind, request.selector, request.stream, request.tools, request.json) == (kind, "auto", False, False, False)
+    assert (request.kind, request.selector, request.stream, request.tools, request.json) == (
+        kind,
+        "auto",
+        False,
+        False,
+        False,
+    )
     assert request.body_bytes == len(json.dumps(GOOD[kind]))
 
 
@@ -52,16 +60,37 @@ def test_the_facts_of_a_request_are_read() -> None:
     wishes = RequestHeaders(effort=3, privacy="local-only", deadline_seconds=1.5)
     request, _ = read_request("chat", json.dumps(body).encode(), "req_7", wishes)
 
-    assert (request.id, request.selector, request.stream, request.tools, request.json) == ("req_7", "fast", True, True, True)
+    assert (request.id, request.selector, request.stream, request.tools, request.json) == (
+        "req_7",
+        "fast",
+        True,
+        True,
+        True,
+    )
     assert (request.effort, request.privacy, request.deadline_seconds) == (3, "local-only", 1.5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "data",
-    [b"", b" ", b"{", b'{"model": "a"', b"nonsense", b'{"a":1} x', b"{'a': 1}", b'{"a": 01}', b'{"a": NaN}', b"\xff\xfe",
-     b'\xef\xbb\xbf{"a":1}', b'{"a": "\x01"}', b'{"a": "\\q"}', b'{"a" 1}', b'{"a":1,}'],
-)  # fmt: skip
+    [
+        b"",
+        b" ",
+        b"{",
+        b'{"model": "a"',
+        b"nonsense",
+        b'{"a":1} x',
+        b"{'a': 1}",
+        b'{"a": 01}',
+        b'{"a": NaN}',
+        b"\xff\xfe",
+        b'\xef\xbb\xbf{"a":1}',
+        b'{"a": "\x01"}',
+        b'{"a": "\\q"}',
+        b'{"a" 1}',
+        b'{"a":1,}',
+    ],
+)
 def test_what_is_not_json_is_told_so(kind: RequestKind, data: bytes) -> None:
     error = refused(kind, data)
     assert error.code == "invalid_json"
@@ -134,10 +163,27 @@ def test_each_wrong_field_is_named(kind: RequestKind, body: Any, param: str, cod
 @pytest.mark.parametrize("kind", ["chat", "completion"])
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("model", 3), ("model", None), ("model", ["a"]), ("stream", "true"), ("stream", 1), ("max_tokens", "5"), ("max_tokens", 1.5),
-     ("max_tokens", True), ("max_completion_tokens", []), ("n", "1"), ("temperature", "hot"), ("top_p", {}), ("seed", 0.5),
-     ("stop", 3), ("stop", [3]), ("presence_penalty", "x"), ("stream_options", True), ("user", 3)],
-)  # fmt: skip
+    [
+        ("model", 3),
+        ("model", None),
+        ("model", ["a"]),
+        ("stream", "true"),
+        ("stream", 1),
+        ("max_tokens", "5"),
+        ("max_tokens", 1.5),
+        ("max_tokens", True),
+        ("max_completion_tokens", []),
+        ("n", "1"),
+        ("temperature", "hot"),
+        ("top_p", {}),
+        ("seed", 0.5),
+        ("stop", 3),
+        ("stop", [3]),
+        ("presence_penalty", "x"),
+        ("stream_options", True),
+        ("user", 3),
+    ],
+)
 def test_each_mistyped_option_is_named(kind: RequestKind, field: str, value: Any) -> None:
     error = refused(kind, GOOD[kind] | {field: value})
     assert error.code == "invalid_type"
@@ -194,7 +240,9 @@ extras = st.dictionaries(st.text().filter(lambda key: key not in CompletionFacts
 
 
 @given(extras, st.text(), st.booleans(), st.sampled_from([None, 0, 2]))
-def test_replacing_the_model_changes_nothing_else(extra: dict[str, Any], model: str, is_ascii: bool, indent: int | None) -> None:
+def test_replacing_the_model_changes_nothing_else(
+    extra: dict[str, Any], model: str, is_ascii: bool, indent: int | None
+) -> None:
     given_body = GOOD["completion"] | {"model": "old"} | extra
     data = json.dumps(given_body, ensure_ascii=is_ascii, indent=indent).encode("utf-8", "surrogatepass")
     _, body = read("completion", data)
@@ -211,14 +259,18 @@ def test_the_bytes_of_a_value_stay_as_they_were_written(value: Any) -> None:
     assert raw in body.with_model("m")
 
 
-@pytest.mark.parametrize("raw", [b"1E400", b"0.10000000000000000000001", b"123456789012345678901234567890", b'"\\u00e9\\/"', b"-0.0"])
+@pytest.mark.parametrize(
+    "raw", [b"1E400", b"0.10000000000000000000001", b"123456789012345678901234567890", b'"\\u00e9\\/"', b"-0.0"]
+)
 def test_numbers_and_escapes_that_python_would_rewrite_are_kept(raw: bytes) -> None:
     _, body = read("completion", b'{"prompt":"x","extra":' + raw + b"}")
     assert b'"extra":' + raw in body.with_model("m")
 
 
 def wishes(**headers: str) -> RequestHeaders:
-    return read_wishes([(b"accept", b"x"), *((f"x-turnout-{k}".encode(), v.encode("latin-1")) for k, v in headers.items())])
+    return read_wishes(
+        [(b"accept", b"x"), *((f"x-turnout-{k}".encode(), v.encode("latin-1")) for k, v in headers.items())]
+    )
 
 
 def test_wishes_are_read_from_the_headers() -> None:
@@ -229,10 +281,25 @@ def test_wishes_are_read_from_the_headers() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("effort", "0"), ("effort", "11"), ("effort", "high"), ("effort", "-1"), ("effort", "1.5"), ("effort", ""), ("effort", "²"),
-     ("effort", "1" * 5000), ("privacy", "none"), ("privacy", "ANY"), ("privacy", ""), ("deadline-ms", "0"),
-     ("deadline-ms", "86400001"), ("deadline-ms", "soon"), ("deadline-ms", "1e3"), ("deadline-ms", "9" * 5000)],
-)  # fmt: skip
+    [
+        ("effort", "0"),
+        ("effort", "11"),
+        ("effort", "high"),
+        ("effort", "-1"),
+        ("effort", "1.5"),
+        ("effort", ""),
+        ("effort", "²"),
+        ("effort", "1" * 5000),
+        ("privacy", "none"),
+        ("privacy", "ANY"),
+        ("privacy", ""),
+        ("deadline-ms", "0"),
+        ("deadline-ms", "86400001"),
+        ("deadline-ms", "soon"),
+        ("deadline-ms", "1e3"),
+        ("deadline-ms", "9" * 5000),
+    ],
+)
 def test_a_wish_that_makes_no_sense_is_refused(name: str, value: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         wishes(**{name: value})

@@ -98,7 +98,13 @@ class House:
         self.stops += 1
 
     async def call(
-        self, method: str, path: str, body: bytes = b"", *headers: tuple[bytes, bytes], query: bytes = b"", host: bytes = b"localhost:1"
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *headers: tuple[bytes, bytes],
+        query: bytes = b"",
+        host: bytes = b"localhost:1",
     ) -> Answer:
         pieces = [body[:5], body[5:]]
         sent: list[dict[str, Any]] = []
@@ -110,10 +116,18 @@ class House:
             sent.append(dict(message))
 
         scope = {
-            "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": query, "root_path": "",
-            "headers": [(b"host", host), *headers], "scheme": "http", "http_version": "1.1", "server": ("127.0.0.1", 1),
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query,
+            "root_path": "",
+            "headers": [(b"host", host), *headers],
+            "scheme": "http",
+            "http_version": "1.1",
+            "server": ("127.0.0.1", 1),
             "client": ("127.0.0.1", 2),
-        }  # fmt: skip
+        }
         await self.gateway(scope, receive, send)
         return Answer(sent)
 
@@ -130,7 +144,9 @@ def house(tmp_path: Path) -> House:
     ("path", "body", "upstream"),
     [("/v1/chat/completions", CHAT, "/chat/completions"), ("/v1/completions", b'{"prompt":"x"}', "/completions")],
 )
-async def test_a_request_reaches_its_engine_by_its_own_name(house: House, path: str, body: bytes, upstream: str) -> None:
+async def test_a_request_reaches_its_engine_by_its_own_name(
+    house: House, path: str, body: bytes, upstream: str
+) -> None:
     answer = await house.call("POST", path, body, TYPE)
 
     assert (answer.status, answer.json) == (200, {"echo": upstream, "model": "served"})
@@ -151,8 +167,22 @@ async def test_a_request_reaches_its_engine_by_its_own_name(house: House, path: 
         ("OPTIONS", "/health", (), b"localhost", 405, "method_not_allowed"),
         ("DELETE", "/turnout/v1/status", (TYPE,), b"localhost", 405, "method_not_allowed"),
         ("POST", "/v1/chat/completions", (), b"localhost", 415, "unsupported_media_type"),
-        ("POST", "/v1/chat/completions", ((b"content-type", b"text/plain"),), b"localhost", 415, "unsupported_media_type"),
-        ("POST", "/turnout/v1/shutdown", ((b"content-type", b"text/plain"),), b"localhost", 415, "unsupported_media_type"),
+        (
+            "POST",
+            "/v1/chat/completions",
+            ((b"content-type", b"text/plain"),),
+            b"localhost",
+            415,
+            "unsupported_media_type",
+        ),
+        (
+            "POST",
+            "/turnout/v1/shutdown",
+            ((b"content-type", b"text/plain"),),
+            b"localhost",
+            415,
+            "unsupported_media_type",
+        ),
         ("GET", "/health", (), b"evil.com", 421, "foreign_host"),
         ("GET", "/", (), b"evil.com", 421, "foreign_host"),
         ("POST", "/v1/chat/completions", (TYPE, (b"origin", b"http://evil.com")), b"localhost", 403, "foreign_origin"),
@@ -236,7 +266,9 @@ async def test_an_upstream_failure_is_told_as_one(house: House) -> None:
     [("any", None, 200), ("any", b"local-only", 403), ("local-only", None, 403), ("local-only", b"any", 403),
      ("no-frontier", b"any", 403), ("any", b"any", 200)],
 )  # fmt: skip
-async def test_a_header_may_only_tighten_privacy(tmp_path: Path, configured: Privacy, asked: bytes | None, status: int) -> None:
+async def test_a_header_may_only_tighten_privacy(
+    tmp_path: Path, configured: Privacy, asked: bytes | None, status: int
+) -> None:
     house = House(tmp_path, configured, base_url="http://gpu.lan:9/v1")
     headers = [(b"x-turnout-privacy", asked)] if asked else []
     assert (await house.chat(CHAT, *headers)).status == status
@@ -300,8 +332,14 @@ async def test_the_default_is_chosen_by_name(house: House) -> None:
 
     assert (await put(b'{"target":"local/far"}')).json["chosen_by"] == "user"
     assert house.fleet.snapshot.default == "local/far"
-    for body, status in ((b'{"target":"local/fat"}', 404), (b"{", 400), (b'{"x":"y"}', 400), (b'{"target":"\xff"}', 400),
-                         (b'{"target":3}', 400), (b"[" * 100_000, 400)):  # fmt: skip
+    for body, status in (
+        (b'{"target":"local/fat"}', 404),
+        (b"{", 400),
+        (b'{"x":"y"}', 400),
+        (b'{"target":"\xff"}', 400),
+        (b'{"target":3}', 400),
+        (b"[" * 100_000, 400),
+    ):
         answer = await put(body)
         assert (answer.status, answer.error["param"]) == (status, "target"), body[:20]
     assert (await put(b'{"target":""}')).json["target"] == ""
@@ -310,5 +348,3 @@ async def test_the_default_is_chosen_by_name(house: House) -> None:
 async def test_shutdown_answers_before_the_end(house: House) -> None:
     answer = await house.call("POST", "/turnout/v1/shutdown", b"{}", TYPE)
     assert (answer.status, answer.json, house.stops) == (202, {"stopping": True}, 1)
-
-

@@ -33,7 +33,9 @@ EMBED = a_target("local/embedding", roles=("embedding",), origin="built-in", can
 
 
 def test_a_configured_chain_is_taken_as_it_stands() -> None:
-    snapshot = world(LEAD, CODER, chains={"orchestrator": ("local/gone", "local/coder"), "coding": ()}, default=LEAD.name)
+    snapshot = world(
+        LEAD, CODER, chains={"orchestrator": ("local/gone", "local/coder"), "coding": ()}, default=LEAD.name
+    )
 
     assert names("orchestrator", snapshot) == ["local/gone", "local/coder"]
     assert names("coding", snapshot) == []
@@ -92,7 +94,8 @@ def chosen(*targets: Target, gib: float = 8, **facts: Any) -> str | None:
 
 
 SMALL, MEDIUM, LARGE = (
-    a_target(f"local/ollama/{gib}", engine="ollama", origin="found", state="cold", size_bytes=gib * GIB) for gib in (2, 5, 40)
+    a_target(f"local/ollama/{gib}", engine="ollama", origin="found", state="cold", size_bytes=gib * GIB)
+    for gib in (2, 5, 40)
 )
 
 

@@ -52,19 +52,27 @@ def worlds(draw: st.DrawFn) -> Snapshot:
 requests = st.builds(
     a_request,
     kind=st.sampled_from(["chat", "completion", "embedding"]),
-    selector=st.sampled_from(["auto", "orchestrator", "coding", "embedding", "vision", "gpt-4", "x", "nonsense", *NAMES]),
+    selector=st.sampled_from(
+        ["auto", "orchestrator", "coding", "embedding", "vision", "gpt-4", "x", "nonsense", *NAMES]
+    ),
     privacy=st.sampled_from(["any", "no-frontier", "local-only"]),
 )
 
 
+def check_refusal(error: TurnoutError) -> None:
+    assert error.message
+    assert error.hint
+    assert error.param == "model" or isinstance(error, Refused)
+
+
 @given(requests, worlds())
-def test_every_target_is_in_the_plan_exactly_once_and_may_serve_or_says_why_not(request_: Request, snapshot: Snapshot) -> None:
+def test_every_target_is_in_the_plan_exactly_once_and_may_serve_or_says_why_not(
+    request_: Request, snapshot: Snapshot
+) -> None:
     try:
         plan = make_plan(request_, snapshot)
     except (ModelNotFound, NotSupported, Refused) as error:
-        assert error.message
-        assert error.hint
-        assert error.param == "model" or isinstance(error, Refused)
+        check_refusal(error)
         return
 
     told = [choice.target for choice in (*plan.candidates, *plan.refusals)]
@@ -127,12 +135,17 @@ def test_auto_means_the_role_that_fits_the_kind(kind: str, serves: str) -> None:
 @pytest.mark.parametrize(
     ("privacy", "tier", "is_beyond", "is_allowed"),
     [
-        ("any", "frontier", True, True), ("any", "local", False, True),
-        ("no-frontier", "frontier", True, False), ("no-frontier", "rented", True, True),
-        ("no-frontier", "local", True, False), ("no-frontier", "local", False, True),
-        ("local-only", "rented", True, False), ("local-only", "local", True, False), ("local-only", "local", False, True),
+        ("any", "frontier", True, True),
+        ("any", "local", False, True),
+        ("no-frontier", "frontier", True, False),
+        ("no-frontier", "rented", True, True),
+        ("no-frontier", "local", True, False),
+        ("no-frontier", "local", False, True),
+        ("local-only", "rented", True, False),
+        ("local-only", "local", True, False),
+        ("local-only", "local", False, True),
     ],
-)  # fmt: skip
+)
 def test_privacy_keeps_text_where_it_belongs(privacy: str, tier: str, is_beyond: bool, is_allowed: bool) -> None:
     target = a_target(tier=tier, is_beyond_loopback=is_beyond)
     assert (objection(a_request(privacy=privacy), target) == "") is is_allowed

@@ -13,18 +13,18 @@ from turnout.config.loader import LoadedConfig, load_config
 from turnout.core.errors import SetupError
 from turnout.core.words import Target
 from turnout.tiers.fleet import Fleet
-from turnout.tiers.local.probe import ProbedEngine
+from turnout.tiers.local.external import ExternalEngine, ExternalSettings
 from turnout.tiers.local.simulated.engine import SimulatedEngine, SimulatedSettings
 from turnout.tiers.registry import decode_model, engine_entry_points, find_engine
 from turnout.tiers.scripted_transport import ScriptedTransport
 
 
-class ListEngine(ProbedEngine):
+class ListEngine(ExternalEngine):
     """An engine whose targets the test sets, and which counts how often it is asked."""
 
     def __init__(self, root: Path, name: str, *names: str) -> None:
-        super().__init__(a_context(root, ScriptedTransport()), "http://x", None)
-        self.name = name
+        settings = ExternalSettings(engine="external", base_url="http://x")
+        super().__init__(name, settings, a_context(root, ScriptedTransport()))
         self.asked = 0
         self._targets = tuple(a_target(target, engine=name) for target in names)
 
@@ -105,7 +105,9 @@ def test_every_shipped_engine_is_found_by_its_name() -> None:
 
 
 def test_an_entry_is_decoded_by_its_engine(tmp_path: Path) -> None:
-    engine, settings = decode(tmp_path, "models: {m: {engine: simulated, load_seconds: 2, roles: [coding], faults: [{kind: cut}]}}")
+    engine, settings = decode(
+        tmp_path, "models: {m: {engine: simulated, load_seconds: 2, roles: [coding], faults: [{kind: cut}]}}"
+    )
     assert engine is SimulatedEngine
     assert isinstance(settings, SimulatedSettings)
     assert (settings.load_seconds, settings.roles, settings.faults[0].kind) == (2.0, ["coding"], "cut")
@@ -116,18 +118,33 @@ def test_an_entry_is_decoded_by_its_engine(tmp_path: Path) -> None:
     [
         ("{}", "turnout.yaml:2: models.m: 'engine' is missing", "one of: external, llamacpp"),
         ("{engine: 3}", "turnout.yaml:2: models.m: 'engine' is missing", ""),
-        ("{engine: simulatd}", "turnout.yaml:2: models.m.engine: there is no engine 'simulatd'", "did you mean 'simulated'?"),
+        (
+            "{engine: simulatd}",
+            "turnout.yaml:2: models.m.engine: there is no engine 'simulatd'",
+            "did you mean 'simulated'?",
+        ),
         ("{engine: zzz}", "turnout.yaml:2: models.m.engine: there is no engine 'zzz'", "installed engines: external"),
-        ("{engine: simulated, slot: 1}", "turnout.yaml:2: models.m.slot: there is no such setting", "did you mean slots?"),
+        (
+            "{engine: simulated, slot: 1}",
+            "turnout.yaml:2: models.m.slot: there is no such setting",
+            "did you mean slots?",
+        ),
         ("{engine: simulated, slots: 0}", "turnout.yaml:2: models.m.slots: expected 'int' >= 1", ""),
-        ("{engine: simulated, roles: [codin]}", "turnout.yaml:2: models.m.roles[0]: there is no role 'codin'", "roles: orch"),
+        (
+            "{engine: simulated, roles: [codin]}",
+            "turnout.yaml:2: models.m.roles[0]: there is no role 'codin'",
+            "roles: orch",
+        ),
         ("{engine: simulated, roles: [coding, 3]}", "turnout.yaml:2: models.m.roles[1]: expected 'str', got 'int'", ""),
-        ("{engine: simulated,\n  faults: [{kind: cut},\n    {kind: cut, tims: 1}]}",
-         "turnout.yaml:4: models.m.faults[1].tims: there is no such setting", "did you mean times?"),
+        (
+            "{engine: simulated,\n  faults: [{kind: cut},\n    {kind: cut, tims: 1}]}",
+            "turnout.yaml:4: models.m.faults[1].tims: there is no such setting",
+            "did you mean times?",
+        ),
         ("{engine: llamacpp}", "turnout.yaml:2: models.m: object missing required field 'source'", ""),
         ("{engine: external}", "turnout.yaml:2: models.m: object missing required field 'base_url'", ""),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_entry_names_file_line_and_path(tmp_path: Path, entry: str, message: str, hint: str) -> None:
     with pytest.raises(SetupError) as raised:
         decode(tmp_path, f"models:\n  m: {entry}\n")

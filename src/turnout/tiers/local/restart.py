@@ -13,7 +13,8 @@ class RestartPolicy(msgspec.Struct, frozen=True):
     """How often a worker failed in a row.
 
     The first crash after a steady life is mended at once, because a single crash should cost callers one load and no
-    more; then the delay doubles from half a second to half a minute.
+    more; then the delay doubles from half a second to half a minute. A worker that never was ready gets no second try
+    at once: whoever waits for it is told first.
 
     Attributes:
         failures: Failures in a row; a life of ``STEADY_SECONDS`` starts the count again.
@@ -27,7 +28,9 @@ class RestartPolicy(msgspec.Struct, frozen=True):
         Args:
             lived_seconds: How long it had been ready; 0 if it never was.
         """
-        return RestartPolicy(1 if lived_seconds >= STEADY_SECONDS else self.failures + 1)
+        if lived_seconds >= STEADY_SECONDS:
+            return RestartPolicy(1)
+        return RestartPolicy(max(self.failures + 1, 2 if lived_seconds <= 0 else 1))
 
     @property
     def delay_seconds(self) -> float:

@@ -75,7 +75,12 @@ async def look(engine: ProbedEngine) -> tuple[Target, ...]:
 
 async def test_a_configured_server_is_shown_before_anybody_asked_it(world: World) -> None:
     (target,) = world.external(roles=["coding"], model="m").targets()
-    assert (target.name, target.state, target.detail, target.roles) == ("local/far", "loading", "not asked yet", ("coding",))
+    assert (target.name, target.state, target.detail, target.roles) == (
+        "local/far",
+        "loading",
+        "not asked yet",
+        ("coding",),
+    )
     assert not target.is_loaded
 
 
@@ -97,7 +102,9 @@ async def test_the_only_model_is_taken_where_none_is_named(world: World) -> None
         ([], "c", "does not list 'c'; it lists: nothing"),
     ],
 )
-async def test_a_model_that_is_not_clear_or_not_there_is_told(world: World, listed: list[str], model: str | None, detail: str) -> None:
+async def test_a_model_that_is_not_clear_or_not_there_is_told(
+    world: World, listed: list[str], model: str | None, detail: str
+) -> None:
     world.lists(*listed)
     engine = world.external(model=model)
     (target,) = await look(engine)
@@ -109,9 +116,14 @@ async def test_a_model_that_is_not_clear_or_not_there_is_told(world: World, list
 
 @pytest.mark.parametrize(
     ("entry", "configured", "tokens"),
-    [({"max_model_len": 10}, 5, 10), ({"meta": {"n_ctx": 20}}, None, 20), ({"meta": {"n_ctx": "x"}}, None, None), ({}, 5, 5),
-     ({"meta": None}, None, None)],
-)  # fmt: skip
+    [
+        ({"max_model_len": 10}, 5, 10),
+        ({"meta": {"n_ctx": 20}}, None, 20),
+        ({"meta": {"n_ctx": "x"}}, None, None),
+        ({}, 5, 5),
+        ({"meta": None}, None, None),
+    ],
+)
 async def test_the_context_comes_from_the_server_where_it_tells(
     world: World, entry: dict[str, Any], configured: int | None, tokens: int | None
 ) -> None:
@@ -139,12 +151,20 @@ async def test_a_server_that_goes_away_and_comes_back_is_followed(world: World) 
 @pytest.mark.parametrize(
     "answer",
     [
-        ConnectFailed("x"), Stalled("x"), json_response({}, status=500), json_response({}, status=401), json_response({}),
-        json_response({"data": {}}), ScriptedResponse(pieces=(b"<html>",)), ScriptedResponse(pieces=(b'{"data":[{"id":"\xff"}]}',)),
-        ScriptedResponse(pieces=(b'{"data":', CutOff("x"))), ScriptedResponse(pieces=(b"[" * 100_000,)),
-        ScriptedResponse(pieces=(b"x" * (9 << 20),)), ScriptedResponse(),
+        ConnectFailed("x"),
+        Stalled("x"),
+        json_response({}, status=500),
+        json_response({}, status=401),
+        json_response({}),
+        json_response({"data": {}}),
+        ScriptedResponse(pieces=(b"<html>",)),
+        ScriptedResponse(pieces=(b'{"data":[{"id":"\xff"}]}',)),
+        ScriptedResponse(pieces=(b'{"data":', CutOff("x"))),
+        ScriptedResponse(pieces=(b"[" * 100_000,)),
+        ScriptedResponse(pieces=(b"x" * (9 << 20),)),
+        ScriptedResponse(),
     ],
-)  # fmt: skip
+)
 async def test_no_answer_however_odd_ends_an_engines_life(world: World, answer: Step) -> None:
     world.answers["/models"] = world.answers["/api/tags"] = answer
     (target,) = await look(world.external())
@@ -211,9 +231,17 @@ async def test_without_a_key_none_is_sent_and_an_unsendable_one_is_told(tmp_path
 
 @pytest.mark.parametrize(
     ("url", "is_beyond"),
-    [("http://127.0.0.1:1/v1", False), ("http://localhost:1", False), ("http://[::1]:1", False), ("http+unix:///run/x.sock", False),
-     ("http://gpu.lan:1", True), ("https://api.example.org/v1", True), ("http://localhost.evil.com", True), ("http://10.0.0.1", True)],
-)  # fmt: skip
+    [
+        ("http://127.0.0.1:1/v1", False),
+        ("http://localhost:1", False),
+        ("http://[::1]:1", False),
+        ("http+unix:///run/x.sock", False),
+        ("http://gpu.lan:1", True),
+        ("https://api.example.org/v1", True),
+        ("http://localhost.evil.com", True),
+        ("http://10.0.0.1", True),
+    ],
+)
 def test_what_leaves_this_machine_is_known(world: World, url: str, is_beyond: bool) -> None:
     assert world.external(base_url=url).targets()[0].is_beyond_loopback is is_beyond
     assert world.ollama(base_url=url, model="m").targets()[0].is_beyond_loopback is is_beyond
@@ -232,7 +260,9 @@ def test_a_base_url_that_cannot_work_is_refused(world: World, url: str) -> None:
         world.ollama(base_url=url, model="m")
 
 
-def with_ollama(world: World, tags: list[dict[str, Any]], loaded: list[dict[str, Any]], shown: dict[str, list[str]]) -> list[str]:
+def with_ollama(
+    world: World, tags: list[dict[str, Any]], loaded: list[dict[str, Any]], shown: dict[str, list[str]]
+) -> list[str]:
     """Set up an Ollama; return the list of names that it is asked to show."""
     asked: list[str] = []
 
@@ -255,14 +285,24 @@ async def test_every_model_of_a_found_ollama_is_a_target(world: World) -> None:
     engine = world.ollama("found")
     chat, embed = await look(engine)
 
-    assert (chat.name, chat.model, chat.engine, chat.origin) == ("local/ollama/llama3.2:3b", "llama3.2:3b", "ollama", "found")
+    assert (chat.name, chat.model, chat.engine, chat.origin) == (
+        "local/ollama/llama3.2:3b",
+        "llama3.2:3b",
+        "ollama",
+        "found",
+    )
     assert (chat.state, chat.is_loaded, chat.context_tokens, chat.size_bytes) == ("ready", True, 4096, 2000)
     assert chat.can == {"chat", "completion", "json", "tools", "vision"}
-    assert (embed.can, embed.state, embed.is_loaded, embed.context_tokens) == ({"embedding"}, "cold", False, None)
+    assert (embed.can, embed.state, embed.is_loaded, embed.context_tokens) == (
+        frozenset({"embedding"}),
+        "cold",
+        False,
+        None,
+    )
     await look(engine)
     assert asked == ["llama3.2:3b", "nomic:latest"], "each digest is asked about once"
-    TAGS_AFTER_PULL = [TAGS[0] | {"digest": "d9"}, TAGS[1]]
-    world.answers["/api/tags"] = json_response({"models": TAGS_AFTER_PULL})
+    pulled_again = [TAGS[0] | {"digest": "d9"}, TAGS[1]]
+    world.answers["/api/tags"] = json_response({"models": pulled_again})
     await look(engine)
     assert asked == ["llama3.2:3b", "nomic:latest", "llama3.2:3b"]
 
@@ -272,8 +312,13 @@ async def test_a_configured_ollama_model_is_found_with_and_without_its_tag(world
     (plain,) = await look(world.ollama(model="nomic", roles=["embedding"]))
     (tagged,) = await look(world.ollama(model="llama3.2:3b"))
 
-    assert (plain.name, plain.model, plain.state, plain.roles) == ("local/small", "nomic:latest", "cold", ("embedding",))
-    assert (tagged.model, tagged.can) == ("llama3.2:3b", {"chat", "completion", "json"})
+    assert (plain.name, plain.model, plain.state, plain.roles) == (
+        "local/small",
+        "nomic:latest",
+        "cold",
+        ("embedding",),
+    )
+    assert (tagged.model, tagged.can) == ("llama3.2:3b", frozenset({"chat", "completion", "json"}))
 
 
 async def test_a_model_that_is_not_pulled_says_how(world: World) -> None:

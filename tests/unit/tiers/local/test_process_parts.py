@@ -23,9 +23,17 @@ from turnout.tiers.scripted_transport import ScriptedTransport
 def test_the_first_crash_is_mended_at_once_then_the_delay_doubles_to_half_a_minute() -> None:
     policy, delays = RestartPolicy(), []
     for _ in range(10):
-        policy = policy.after_life(0.0)
+        policy = policy.after_life(1.0)
         delays.append(policy.delay_seconds)
     assert delays == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+
+
+def test_a_worker_that_never_was_ready_gets_no_second_try_at_once() -> None:
+    # Otherwise whoever waits for the model would be told only after a second whole load.
+    first = RestartPolicy().after_life(0.0)
+    assert first.delay_seconds == FIRST_DELAY_SECONDS
+    assert first.after_life(0.0).delay_seconds == 2 * FIRST_DELAY_SECONDS
+    assert RestartPolicy(1).after_life(0.0).delay_seconds == FIRST_DELAY_SECONDS
 
 
 def test_a_steady_life_starts_the_count_again() -> None:
@@ -50,9 +58,14 @@ def test_ten_thousand_failures_do_not_overflow() -> None:
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [(0, "exit status 0"), (1, "exit status 1"), (-signal.SIGKILL, "signal SIGKILL"), (-signal.SIGSEGV, "signal SIGSEGV"),
-     (-99, "signal 99")],
-)  # fmt: skip
+    [
+        (0, "exit status 0"),
+        (1, "exit status 1"),
+        (-signal.SIGKILL, "signal SIGKILL"),
+        (-signal.SIGSEGV, "signal SIGSEGV"),
+        (-99, "signal 99"),
+    ],
+)
 def test_an_exit_code_is_told_in_words(code: int, words: str) -> None:
     assert describe_exit(code) == words
 
@@ -113,7 +126,9 @@ def test_by_default_the_usual_ports_are_looked_at_a_vllm_first(tmp_path: Path) -
         ({"engine": "simulated"}, [VLLM, OLLAMA]),
     ],
 )
-def test_a_configured_address_is_not_looked_at_twice(tmp_path: Path, entry: dict[str, str], rest: list[tuple[str, str]]) -> None:
+def test_a_configured_address_is_not_looked_at_twice(
+    tmp_path: Path, entry: dict[str, str], rest: list[tuple[str, str]]
+) -> None:
     assert found(tmp_path, models={"m": entry}) == rest
 
 
@@ -140,4 +155,6 @@ def test_a_pulled_model_is_a_target_unless_it_is_configured(tmp_path: Path) -> N
 
     targets = [engine.targets()[0] for engine in found_engines(Settings(discover=[], models=models), context)]
 
-    assert [(t.name, t.engine, t.origin, t.state) for t in targets] == [("local/llamacpp/two", "llamacpp", "found", "cold")]
+    assert [(t.name, t.engine, t.origin, t.state) for t in targets] == [
+        ("local/llamacpp/two", "llamacpp", "found", "cold")
+    ]
