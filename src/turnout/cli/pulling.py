@@ -10,8 +10,8 @@ from typing import Any
 
 from turnout.cli.terminal import is_terminal, say, spell_bytes
 from turnout.core.clock import Clock, SystemClock
-from turnout.tiers.local.weights import PulledModel, PullProgress, Source
-from turnout.tiers.local.weights_pull import pull
+from turnout.tiers.local.weights.pull import pull
+from turnout.tiers.local.weights.source import PulledModel, PullProgress, Source
 
 LINE_SECONDS = 5.0
 LABEL_COLUMNS = 32

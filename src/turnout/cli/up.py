@@ -125,7 +125,7 @@ def _has_neighbour(loaded: LoadedConfig) -> bool:
 
 def _pull_demonstration(paths: Paths) -> None:
     from turnout.cli.pulling import pull_shown
-    from turnout.tiers.local.weights import locate, parse_source
+    from turnout.tiers.local.weights.source import locate, parse_source
 
     for text in DEMONSTRATION_SOURCES:
         source = parse_source(text)

@@ -1,8 +1,9 @@
-"""Small files that only their owner may read."""
+"""Small files that only their owner may read, and locks that end with their process."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -29,3 +30,28 @@ def write_privately(path: Path, data: bytes) -> None:
         raise SetupError(
             f"cannot write {str(path)!r}: {error.strerror}", hint="check the disk and permissions"
         ) from error
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock of an open file without waiting; return whether it is ours now.
+
+    The system gives it back when the process ends, however it ends.
+
+    Args:
+        descriptor: Of a file open for writing.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

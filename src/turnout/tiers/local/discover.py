@@ -9,7 +9,7 @@ from turnout.tiers.base import Engine, EngineContext
 from turnout.tiers.local.external import ExternalEngine, ExternalSettings
 from turnout.tiers.local.llamacpp.engine import LlamaCppEngine, LlamaCppSettings
 from turnout.tiers.local.ollama import DEFAULT_URL, OllamaEngine, OllamaSettings
-from turnout.tiers.local.weights import list_pulled
+from turnout.tiers.local.weights.source import list_pulled
 
 AUTO = (
     DiscoverEntry(engine="external", base_url="http://127.0.0.1:8000/v1"),

@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,40 +33,31 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_cards() -> tuple[list[Card], str]:
     """Return the NVIDIA cards of this machine, and why there are none if there are none."""
-    import pynvml
+    import pynvml  # the driver's library is looked for only when somebody asks
 
-    with _nvml(pynvml) as problem:
-        if problem:
-            return [], problem
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        cards = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            cards.append(
-                Card(
-                    index=index,
-                    name=pynvml.nvmlDeviceGetName(handle),
-                    total_bytes=memory.total,
-                    free_bytes=memory.free,
-                    driver=driver,
-                )
-            )
-        return cards, "" if cards else "the driver reports no card"
-
-
-@contextlib.contextmanager
-def _nvml(pynvml: Any) -> Iterator[str]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        yield f"no NVIDIA driver: {error}"
-        return
+        return [], f"no NVIDIA driver: {error}"
     try:
-        yield ""
+        cards = _read_cards(pynvml)
+    except pynvml.NVMLError as error:  # WSL2 and mismatched drivers answer some questions only
+        return [], f"the NVIDIA driver does not answer: {error}"
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
+    return cards, "" if cards else "the driver reports no card"
+
+
+def _read_cards(pynvml: Any) -> list[Card]:
+    driver = pynvml.nvmlSystemGetDriverVersion()
+    cards = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        name = pynvml.nvmlDeviceGetName(handle)
+        cards.append(Card(index=index, name=name, total_bytes=memory.total, free_bytes=memory.free, driver=driver))
+    return cards
 
 
 def memory_bytes() -> int:

@@ -153,7 +153,7 @@ class ProcessEngine:
             self._change("cold", "")
 
     async def _live(self) -> LifeEnd:
-        self._change("loading", "")
+        self._change("loading", self._detail)  # what went wrong last stays in sight until it is ready
         try:
             spec = self.spec(self._key)
             child = await spawn_worker(self.worker_module, spec, self._log, self.environment)

@@ -16,7 +16,7 @@ from turnout.config.schema import DiscoverEntry, Settings
 from turnout.tiers.local.child import KEPT_LINES, LOG_BYTES, EngineLog, describe_exit
 from turnout.tiers.local.discover import found_engines
 from turnout.tiers.local.restart import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, STEADY_SECONDS, RestartPolicy
-from turnout.tiers.local.weights_store import ENTRY, PulledModel, models_dir
+from turnout.tiers.local.weights.store import ENTRY, PulledModel, models_dir
 from turnout.tiers.scripted_transport import ScriptedTransport
 
 

@@ -1,4 +1,4 @@
-"""weights.py and weights_store.py: what may be written as a source, what is found, what is kept."""
+"""source.py and store.py: what may be written as a source, what is found, what is kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from turnout.core.errors import SetupError
-from turnout.tiers.local.weights import (
+from turnout.tiers.local.weights.source import (
     PINS,
     Source,
     WeightsFile,
@@ -20,7 +20,7 @@ from turnout.tiers.local.weights import (
     remove,
     verify,
 )
-from turnout.tiers.local.weights_store import PulledModel, find_pulled, models_dir, place, slug, staging
+from turnout.tiers.local.weights.store import PulledModel, find_pulled, models_dir, place, slug, staging
 
 GGUF = b"GGUF" + bytes(60)
 

@@ -14,7 +14,7 @@ from turnout.core.words import Capability, Origin, Target
 from turnout.tiers.base import EngineContext, ModelSettings
 from turnout.tiers.local.llamacpp.spec import LlamaCppSpec
 from turnout.tiers.local.process import ProcessEngine
-from turnout.tiers.local.weights import locate, parse_source
+from turnout.tiers.local.weights.source import locate, parse_source
 
 
 class LlamaCppSettings(ModelSettings, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from turnout.tiers.local.llamacpp.spec import LlamaCppSpec
-from turnout.tiers.local.weights_check import check_weights
+from turnout.tiers.local.weights.check import check_weights
 from turnout.tiers.local.worker import (
     STDERR,
     announce_failed,

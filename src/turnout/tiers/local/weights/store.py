@@ -6,7 +6,6 @@ model: the next pull sweeps away what nobody holds, except ``*.part`` files, whi
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from turnout.config.files import try_lock
 from turnout.core.errors import SetupError
 
 ENTRY = "model.json"
@@ -263,9 +263,7 @@ def _lock_path(name: str, data_dir: Path) -> Path:
 def _try_lock(path: Path) -> int | None:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(descriptor):
             os.close(descriptor)
             return None
         try:

