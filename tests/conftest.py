@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,7 @@ import pytest
 
 from support.daemon import RunningDaemon, StartDaemon, launch
 from support.llama_server import LlamaServer, find_llama_server, real_llama_server, write_plain_model
-
-ROOT = Path(__file__).parents[1]
-OPTIONAL_PARTS = {
-    "llama-server": "a real llama-server (.ci/run installs it into .venv/llama-server)",
-}
-"""Real parts that the environment of `make test` does not bring. A test may skip for one of these, and for no other
-reason; TURNOUT_TEST_REQUIRE (set by .ci/run) names those whose absence is a failure."""
-SKIPPED = pytest.StashKey[list[str]]()
-
-
-def need(part: str, found: object) -> None:
-    """Skip the calling test if an optional real part is missing, unless it is required.
-
-    Args:
-        part: A key of ``OPTIONAL_PARTS``.
-        found: Whether it is there.
-    """
-    if not found:
-        pytest.skip(f"needs {OPTIONAL_PARTS[part]}")
+from support.parts import OPTIONAL_PARTS, is_allowed_skip, is_there, need
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +24,7 @@ def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def llama_server(plain_model: Path, tmp_path: Path) -> AsyncIterator[LlamaServer]:
     """A running llama-server."""
-    binary = find_llama_server(ROOT / ".venv" / "llama-server")
+    binary = find_llama_server()
     need("llama-server", binary)
     assert binary is not None
     async with real_llama_server(binary, plain_model, tmp_path / "llama-server.log") as server:
@@ -94,20 +76,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     """Fail a skip that is not on the list, or whose part is required."""
-    if report.skipped and isinstance(report.longrepr, tuple):
-        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
-        required = os.environ.get("TURNOUT_TEST_REQUIRE", "").split()
-        allowed = {f"needs {text}" for part, text in OPTIONAL_PARTS.items() if part not in required}
-        if reason not in allowed:
-            report.outcome = "failed"
-            report.longrepr = f"a skip that is not allowed here: {reason}"
+    report = yield
+    if report.skipped and call.excinfo is not None and not is_allowed_skip(str(call.excinfo.value)):
+        report.outcome = "failed"
+        report.longrepr = item.repr_failure(call.excinfo)
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was left out."""
     for part, text in OPTIONAL_PARTS.items():
-        if part == "llama-server" and find_llama_server(ROOT / ".venv" / "llama-server") is None:
+        if not is_there(part):
             terminalreporter.write_line(f"left out: {text}")
     terminalreporter.write_line("left out: long runs (`make soak`)")

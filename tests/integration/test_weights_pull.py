@@ -21,8 +21,8 @@ import pytest
 
 from turnout.core.clock import ManualClock
 from turnout.core.errors import SetupError
-from turnout.tiers.local.weights.source import PullProgress, Source, list_pulled, locate, parse_source, verify
 from turnout.tiers.local.weights.pull import pull
+from turnout.tiers.local.weights.source import PullProgress, Source, list_pulled, locate, parse_source, verify
 from turnout.tiers.local.weights.store import PulledModel, models_dir
 
 SOURCE_ROOT = Path(__file__).parents[2] / "src"

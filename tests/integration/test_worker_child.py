@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -88,7 +90,8 @@ async def test_who_ignores_sigterm_is_killed_with_all_its_children(
     monkeypatch.setattr(child_module, "STOP_SECONDS", 0.2)
     code = (
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "grandchild = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'], stdin=subprocess.PIPE)\n"
+        "quiet = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}\n"
+        "grandchild = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], **quiet)\n"
         "print('{\"progress\": \"' + str(grandchild.pid) + '\"}', flush=True)\n"
     )
     pids: list[int] = []
@@ -98,9 +101,13 @@ async def test_who_ignores_sigterm_is_killed_with_all_its_children(
         await child.stop()
 
     assert len(pids) == 2
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while any(_runs(pid) for pid in pids):
-            await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS / 4):
+            while any(_runs(pid) for pid in pids):
+                await asyncio.sleep(0)
+    finally:
+        for pid in filter(_runs, pids):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _runs(pid: int) -> bool:

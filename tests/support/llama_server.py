@@ -24,8 +24,9 @@ class LlamaServer(NamedTuple):
     process: asyncio.subprocess.Process
 
 
-def find_llama_server(environment: Path) -> Path | None:
-    """Return the binary in an environment, if it is there."""
+def find_llama_server() -> Path | None:
+    """Return the binary in its own environment, if it is there."""
+    environment = Path(__file__).parents[2] / ".venv" / "llama-server"
     return next(environment.glob("lib/*/site-packages/*/bin/llama-server"), None)
 
 

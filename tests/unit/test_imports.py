@@ -36,8 +36,12 @@ def test_the_words_need_the_standard_library_and_msgspec() -> None:
 
 
 def test_help_does_not_load_the_daemon() -> None:
-    code = "import sys\nfrom turnout.cli.main import main\nsys.argv = ['turnout', '--help']\ntry:\n    main()\nexcept SystemExit: pass"
-    loaded = loaded_by(f"import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()):\n    exec({code!r})")
+    loaded = loaded_by(
+        "import contextlib, io\n"
+        "from turnout.cli.main import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        "    main(['--help'])"
+    )
     assert "typer" in loaded
     assert not loaded & (STORE | CLIENTS | ENGINES | SERVER | {"yaml", "prometheus_client", "pynvml"})
 
