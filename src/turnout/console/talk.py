@@ -102,7 +102,9 @@ def what_to_try(url: str, snapshot: Snapshot, cards: list[Card]) -> list[str]:
         "  print(answer.choices[0].message.content)",
     ]
     chain = [snapshot.targets[c.target] for c in chain_of("orchestrator", snapshot) if c.target in snapshot.targets]
-    if chain and chain[0].is_demonstration:
+    if chain and chain[0].state == "failed":
+        lines += ["", f"No model can answer yet: {chain[0].name}: {chain[0].detail}"]
+    elif chain and chain[0].is_demonstration:
         lines += [
             "",
             "Answers come from a 135M demonstration model: it shows that everything works, not what is true.",
