@@ -81,9 +81,15 @@ async def test_keys_once_there_is_one(start_daemon: StartDaemon, tmp_path: Any) 
     for headers in ({"authorization": f"Bearer {secret}"}, {"x-api-key": secret}):
         answer = await daemon.client.post("/v1/chat/completions", json=BODY, headers=headers)
         assert answer.status_code == 200
-    trace = (await daemon.client.get("/turnout/v1/traces/last", headers={"x-api-key": secret})).json()
+    denied = await daemon.client.get("/turnout/v1/traces/last", headers={"x-api-key": secret})
+    assert (denied.status_code, denied.json()["error"]["code"]) == (403, "operator_only")
+    assert (await daemon.client.get("/", headers={"x-api-key": secret})).status_code == 403
+    operator = store.create("desk", 1.0, is_operator=True)
+    trace = (await daemon.client.get("/turnout/v1/traces/last", headers={"x-api-key": operator})).json()
     assert trace["key_name"] == "laptop"
     store.revoke("laptop")
+    assert (await daemon.client.get("/v1/models", headers={"x-api-key": secret})).status_code == 401
+    store.revoke("desk")
     assert (await daemon.client.get("/v1/models")).status_code == 200
 
 

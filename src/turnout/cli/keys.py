@@ -16,6 +16,10 @@ from turnout.gateway.keys import Key, KeyStore
 app = new_app()
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, '.', '_' and '-'.")]
 
+OperatorOption = Annotated[
+    bool, typer.Option("--operator", help="It may also see status and traces, choose the default and stop the daemon.")
+]
+
 
 @app.callback(invoke_without_command=True)
 def keys(context: typer.Context, config: ConfigOption = None) -> None:
@@ -26,10 +30,16 @@ def keys(context: typer.Context, config: ConfigOption = None) -> None:
 
 
 @app.command()
-def create(context: typer.Context, name: NameArgument, json: JsonOption = False, config: ConfigOption = None) -> None:
+def create(
+    context: typer.Context,
+    name: NameArgument,
+    operator: OperatorOption = False,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
     """Make a key and print it, once."""
     given(context, config)
-    secret = _store().create(name, SystemClock().wall_seconds())
+    secret = _store().create(name, SystemClock().wall_seconds(), is_operator=operator)
     if json:
         put_json({"name": name, "key": secret})
     else:
@@ -45,7 +55,9 @@ def list_keys(context: typer.Context, json: JsonOption = False, config: ConfigOp
     if json:
         put_json({"keys": [_facts(key) for key in known]})
     elif known:
-        put_table(("NAME", "KEY", "CREATED"), [(key.name, f"{key.start}…", _created(key)) for key in known])
+        put_table(
+            ("NAME", "KEY", "MAY", "CREATED"), [(key.name, f"{key.start}…", _may(key), _created(key)) for key in known]
+        )
     else:
         say("there are no keys; on loopback none is needed")
 
@@ -69,7 +81,11 @@ def _store() -> KeyStore:
 
 
 def _facts(key: Key) -> dict[str, object]:
-    return {"name": key.name, "start": key.start, "created_at": key.created_at}
+    return {"name": key.name, "start": key.start, "created_at": key.created_at, "is_operator": key.is_operator}
+
+
+def _may(key: Key) -> str:
+    return "use and operate" if key.is_operator else "use"
 
 
 def _created(key: Key) -> str:

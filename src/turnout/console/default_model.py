@@ -12,6 +12,7 @@ import msgspec
 from turnout.config.files import write_privately
 from turnout.core.errors import UNREADABLE_JSON, InvalidRequest, ModelNotFound, SetupError
 from turnout.core.events import DefaultChosen, Emit, Event, WorkerChanged
+from turnout.core.snapshot import Snapshot
 from turnout.routing.chains import choose_default
 from turnout.routing.names import near_names
 from turnout.tiers.fleet import Fleet
@@ -52,14 +53,22 @@ class DefaultModel:
     def settle(self) -> None:
         """Choose, if nobody has chosen yet and there is something to choose from."""
         self._is_settled = True
-        if self.choice.target:
-            return
         snapshot = self._fleet.snapshot
+        if self.choice.target and not self._is_lost(snapshot):
+            return
         if choose_default(snapshot, 0) is None:
             return  # the card is asked for its memory only when the answer matters
         chosen = choose_default(snapshot, self._memory_bytes())
         if chosen is not None:
             self._keep(KeptChoice(chosen.target, chosen.reason))
+
+    def _is_lost(self, snapshot: Snapshot) -> bool:
+        """Return whether a choice of our own is gone for good: its engine answers, and does not have it any more."""
+        kept = self.choice
+        if kept.chosen_by == "user" or kept.target in snapshot.targets:
+            return False
+        engine = kept.target.rpartition("/")[0] + "/"
+        return any(name.startswith(engine) for name in snapshot.targets)
 
     def hear(self, event: Event) -> None:
         """Listen to the bus: an engine that appears later may bring the first model to choose."""

@@ -8,6 +8,7 @@ The tree::
     │   ├── ContextOverflow     400  the prompt does not fit into the model's context
     │   ├── Unauthorized        401  a key is needed, or it is unknown
     │   ├── ForeignOrigin       403  a web page of another origin
+    │   ├── OperatorOnly        403  the key may use models, but not operate the daemon
     │   ├── NotFound            404  a path, a trace, a key
     │   │   └── ModelNotFound   404  with near matches
     │   ├── MethodNotAllowed    405
@@ -121,6 +122,14 @@ class ForeignOrigin(Wrong):
 
     status = 403
     code = "foreign_origin"
+    kind = "permission_error"
+
+
+class OperatorOnly(Wrong):
+    """The key may use models, but not operate the daemon."""
+
+    status = 403
+    code = "operator_only"
     kind = "permission_error"
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from turnout.core.errors import ForeignHost, ForeignOrigin, Unauthorized, UnsupportedType
+from turnout.core.errors import ForeignHost, ForeignOrigin, OperatorOnly, Unauthorized, UnsupportedType
 from turnout.core.loopback import is_loopback_name
 from turnout.gateway.keys import KeyStore
 
@@ -70,24 +70,26 @@ class Guard:
         self._operator_token = operator_token
         self._known_hosts: set[str] = set()
 
-    def admit(self, method: str, entry: Entry, *, is_public: bool = False) -> str:
+    def admit(self, method: str, entry: Entry, *, is_public: bool = False, is_operators: bool = False) -> str:
         """Return the name of the key that opens, or an empty string where none is needed.
 
         Args:
             method: The HTTP method.
             entry: The request's headers.
             is_public: No key is asked for (``/health``).
+            is_operators: Only a key that may operate the daemon opens (where keys are needed at all).
 
         Raises:
             ForeignHost: A Host that is not ours (421).
             ForeignOrigin: A web page of another origin (403).
             Unauthorized: No key, or an unknown one, where one is needed (401).
+            OperatorOnly: A key that may not operate the daemon (403).
             UnsupportedType: A write that is not JSON (415).
         """
         self._check_host(entry.host)
         if entry.origin:
             self._check_origin(entry.origin)
-        name = "" if is_public else self._check_key(entry)
+        name = "" if is_public else self._check_key(entry, is_operators=is_operators)
         if method not in READS:
             check_content_type(entry.content_type)
         return name
@@ -115,7 +117,7 @@ class Guard:
             f"pages of origin {origin!r} may not call this daemon", hint="add the origin to server.allowed_origins"
         )
 
-    def _check_key(self, entry: Entry) -> str:
+    def _check_key(self, entry: Entry, *, is_operators: bool) -> str:
         scheme, _, secret = entry.authorization.partition(" ")
         secret = secret.strip() if scheme.lower() == "bearer" else entry.api_key
         if secret and hmac.compare_digest(secret.encode(), self._operator_token.encode()):
@@ -127,6 +129,11 @@ class Guard:
             raise Unauthorized(
                 "the API key is not known here" if secret else "an API key is needed",
                 hint="send 'Authorization: Bearer sk-turnout-…'; `turnout keys create NAME` makes one",
+            )
+        if is_operators and not key.is_operator:
+            raise OperatorOnly(
+                f"key {key.name!r} may use models, but not operate the daemon",
+                hint="`turnout keys create NAME --operator` makes one that may",
             )
         return key.name
 

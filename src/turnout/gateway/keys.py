@@ -22,12 +22,14 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         sha256: Of the whole key. A key has 256 random bits, so a plain hash cannot be searched.
         start: Its first characters, to recognise it by.
         created_at: Seconds since the epoch.
+        is_operator: Whether it opens the operator's API (status, traces, shutdown) as well.
     """
 
     name: str
     sha256: str
     start: str
     created_at: float
+    is_operator: bool = False
 
 
 class KeyFile(msgspec.Struct, frozen=True):
@@ -68,12 +70,13 @@ class KeyStore:
         self._refresh()
         return self._by_hash.get(hash_key(secret))
 
-    def create(self, name: str, created_at: float) -> str:
+    def create(self, name: str, created_at: float, *, is_operator: bool = False) -> str:
         """Make a key and return its secret, which is not kept.
 
         Args:
             name: Letters, digits, ``.``, ``_``, ``-``; not taken yet.
             created_at: Seconds since the epoch.
+            is_operator: Let it operate the daemon, too.
 
         Raises:
             SetupError: A bad or taken name, or the file cannot be written.
@@ -84,7 +87,13 @@ class KeyStore:
         if any(key.name == name for key in self._by_hash.values()):
             raise SetupError(f"there is a key {name!r} already", hint=f"`turnout keys revoke {name}` first")
         secret = new_key()
-        key = Key(name=name, sha256=hash_key(secret), start=secret[:SHOWN_CHARACTERS], created_at=created_at)
+        key = Key(
+            name=name,
+            sha256=hash_key(secret),
+            start=secret[:SHOWN_CHARACTERS],
+            created_at=created_at,
+            is_operator=is_operator,
+        )
         self._write([*self.all(), key])
         return secret
 

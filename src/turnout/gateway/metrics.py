@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from turnout.core import errors
 from turnout.core.events import BreakerChanged, Event, RequestFinished, TracesDegraded, WorkerChanged, WorkerCrashed
+from turnout.dispatch.record import BREAKER_OPEN, TARGET_GONE
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 SECONDS_BUCKETS = (0.005, 0.02, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+CODES = {"", *(kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
+               and hasattr(kind, "code")), BREAKER_OPEN, TARGET_GONE}  # fmt: skip
+"""Codes of our own: an engine's words must not become labels without end."""
 
 
 class Metrics:
@@ -51,7 +57,8 @@ class Metrics:
                 if trace.first_byte_ms is not None:
                     self._first_byte.labels(trace.request.kind, tier).observe(trace.first_byte_ms / 1000)
                 for attempt in trace.attempts:
-                    self._attempts.labels(attempt.target, attempt.outcome, attempt.code).inc()
+                    code = attempt.code if attempt.code in CODES else "other"
+                    self._attempts.labels(attempt.target, attempt.outcome, code).inc()
                 if trace.usage:
                     self._tokens.labels(trace.served_target, "input").inc(trace.usage.prompt_tokens)
                     self._tokens.labels(trace.served_target, "output").inc(trace.usage.completion_tokens)

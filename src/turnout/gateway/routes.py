@@ -77,7 +77,12 @@ class Gateway:
         try:
             # A browser's preflight carries no key; it only learns whether the page may ask.
             is_preflight = method == "OPTIONS" and bool(entry.origin)
-            key_name = self._guard.admit(method, entry, is_public=is_preflight or path == "/health")
+            key_name = self._guard.admit(
+                method,
+                entry,
+                is_public=is_preflight or path == "/health",
+                is_operators=path == "/" or path.startswith("/turnout/"),
+            )
             if entry.origin:
                 send = naming_origin(send, entry.origin)
             if is_preflight:

@@ -50,11 +50,22 @@ def test_the_choice_is_made_once_kept_and_told(tmp_path: Path) -> None:
 
     assert house.fleet.snapshot.default == SMALL.name
     assert [event.target for event in house.events if isinstance(event, DefaultChosen)] == [SMALL.name]
-    later = House(tmp_path, LARGE)
+    later = House(tmp_path)
     later.model.load()
     later.model.settle()
     assert later.model.choice.target == SMALL.name, "an engine that is away for a while changes nothing"
     assert later.events == []
+
+
+def test_a_model_that_its_engine_has_no_more_is_chosen_anew_unless_the_user_chose_it(tmp_path: Path) -> None:
+    for by_user in (False, True):
+        house = House(tmp_path / str(by_user), SMALL, LARGE)
+        house.model.settle()
+        if by_user:
+            house.model.choose(SMALL.name)
+        house.show(LARGE)
+        house.model.settle()
+        assert house.model.choice.target == (SMALL.name if by_user else LARGE.name)
 
 
 @pytest.mark.parametrize("targets", [(), (a_target("local/own"), SMALL), (EMBED,)])

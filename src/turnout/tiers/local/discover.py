@@ -53,7 +53,10 @@ def pulled_engines(settings: Settings, context: EngineContext) -> list[Engine]:
     for model in list_pulled(context.paths.data_dir):
         if model.problem or not model.file.endswith(".gguf") or model.source in used:
             continue
-        source = f"file:{model.path_in(context.paths.data_dir)}"
+        path = model.path_in(context.paths.data_dir)
+        if not path.is_file():
+            continue  # removed since the store was read
+        source = f"file:{path}"
         engines.append(
             LlamaCppEngine(
                 f"llamacpp/{model.name}", LlamaCppSettings(engine="llamacpp", source=source), context, "found"
