@@ -34,11 +34,20 @@ def configuration() -> str:
             for nested, deeper in typing.get_type_hints(hint).items():
                 if isinstance(deeper, type) and issubclass(deeper, Section):
                     text += ["", f"### `{name}.{nested}`", "", inspect.getdoc(deeper) or "", "", *_table(deeper)]
-    text += ["", "## `models`", "", "An entry's key becomes the target `local/<key>`. What it may say depends on its engine."]
+    text += [
+        "",
+        "## `models`",
+        "",
+        "An entry's key becomes the target `local/<key>`. What it may say depends on its engine.",
+    ]
     for engine in sorted(engine_entry_points()):
         settings = find_engine(engine).Settings
         text += ["", f"### `engine: {engine}`", "", inspect.getdoc(settings) or "", "", *_table(settings)]
-    text += ["", f"Reserved for later versions, checked for shape only: {', '.join(f'`{key}`' for key in RESERVED)}.", ""]
+    text += [
+        "",
+        f"Reserved for later versions, checked for shape only: {', '.join(f'`{key}`' for key in RESERVED)}.",
+        "",
+    ]
     return "\n".join(text)
 
 
@@ -49,7 +58,9 @@ def _table(struct: type[msgspec.Struct]) -> list[str]:
         if isinstance(field.type, type) and issubclass(field.type, Section):
             continue
         meaning = " ".join(_descriptions(hints[field.name]))
-        rows.append(f"| `{field.name}` | {_type_name(field.type)} | {_default(field)} | {meaning} |".replace("| |", "|  |"))
+        rows.append(
+            f"| `{field.name}` | {_type_name(field.type)} | {_default(field)} | {meaning} |".replace("| |", "|  |")
+        )
     return rows
 
 
@@ -93,12 +104,16 @@ def error_page() -> str:
     rows = [NOTE, "# Every error", "", "Errors have OpenAI's shape, with `hint`, `source` (`gateway` or `upstream`),",
             "`retryable` and `request_id` added. After the first byte they come as an event before `[DONE]`.", "",
             "| status | code | type | retryable | meaning |", "|---|---|---|---|---|"]  # fmt: skip
-    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.TurnoutError)]
+    classes = [
+        value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.TurnoutError)
+    ]
     for kind in sorted(classes, key=lambda kind: (kind.status, kind.code)):
         if kind in (errors.TurnoutError, errors.SetupError):
             continue
         meaning = (inspect.getdoc(kind) or "").splitlines()[0]
-        rows.append(f"| {kind.status} | `{kind.code}` | `{kind.kind}` | {'yes' if kind.retryable else 'no'} | {meaning} |")
+        rows.append(
+            f"| {kind.status} | `{kind.code}` | `{kind.kind}` | {'yes' if kind.retryable else 'no'} | {meaning} |"
+        )
     return "\n".join([*rows, ""])
 
 
