@@ -63,7 +63,7 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     base = tmp_path_factory.mktemp("xdg")
     for kind in ("CONFIG", "STATE", "DATA", "CACHE"):
         monkeypatch.setenv(f"XDG_{kind}_HOME", str(base / kind.lower()))
-    for name in [name for name in os.environ if name.startswith("TURNOUT_") and name != "TURNOUT_TEST_REQUIRE"]:
+    for name in [name for name in os.environ if name.startswith("TURNOUT_")]:
         monkeypatch.delenv(name)
 
 

@@ -434,7 +434,7 @@ def test_in_the_foreground_it_becomes_the_daemon(home: Home) -> None:
 
 
 def test_another_daemon_is_reached_by_its_address_and_key(home: Home, tmp_path: Path) -> None:
-    key = home.run("keys", "create", "laptop").stdout.strip()
+    key = home.run("keys", "create", "laptop", "--operator").stdout.strip()
     assert home.run("up", "-d", "--config", str(home.config)).returncode == 0
     daemon = home.daemon()
     assert daemon is not None

@@ -1,6 +1,6 @@
 """Real parts that the environment of `make test` does not bring.
 
-A test may skip for one of these, and for no other reason; TURNOUT_TEST_REQUIRE (set by .ci/run) names those whose
+A test may skip for one of these, and for no other reason; TESTS_REQUIRE (set by .ci/run) names those whose
 absence is a failure.
 """
 
@@ -37,5 +37,5 @@ def need(part: str, found: object) -> None:
 
 def is_allowed_skip(reason: str) -> bool:
     """Return whether a test may skip for a reason."""
-    required = os.environ.get("TURNOUT_TEST_REQUIRE", "").split()
+    required = os.environ.get("TESTS_REQUIRE", "").split()
     return reason in {f"needs {text}" for part, text in OPTIONAL_PARTS.items() if part not in required}

@@ -25,7 +25,7 @@ def test_only_listed_skips_pass(tmp_path: Path, required: str, failed: int, skip
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-c", "/dev/null", "--rootdir", str(tmp_path),
          "-o", f"pythonpath={TESTS}", "-o", "markers=soak", str(tmp_path)],
-        capture_output=True, text=True, timeout=60, check=False, env={"TURNOUT_TEST_REQUIRE": required, "PATH": ""},
+        capture_output=True, text=True, timeout=60, check=False, env={"TESTS_REQUIRE": required, "PATH": ""},
     )  # fmt: skip
     assert f"{failed} failed" in run.stdout, run.stdout
     assert (f"{skipped} skipped" in run.stdout) == bool(skipped)
