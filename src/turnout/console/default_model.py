@@ -13,7 +13,7 @@ from turnout.config.files import write_privately
 from turnout.core.errors import UNREADABLE_JSON, InvalidRequest, ModelNotFound, SetupError
 from turnout.core.events import DefaultChosen, Emit, Event, WorkerChanged
 from turnout.core.snapshot import Snapshot
-from turnout.routing.chains import choose_default
+from turnout.routing.chains import choose_default, configuration_decides
 from turnout.routing.names import near_names
 from turnout.tiers.fleet import Fleet
 
@@ -54,6 +54,9 @@ class DefaultModel:
         """Choose, if nobody has chosen yet and there is something to choose from."""
         self._is_settled = True
         snapshot = self._fleet.snapshot
+        if self.choice.chosen_by == "turnout" and configuration_decides(snapshot):
+            self._fleet.set_default("")  # kept for the day when the configuration says nothing again
+            return
         if self.choice.target and not self._is_lost(snapshot):
             return
         if choose_default(snapshot, 0) is None:

@@ -180,7 +180,9 @@ class Dispatcher:
 
     def _nobody_answered(self, plan: Plan, failures: list[tuple[str, TurnoutError]], record: Record) -> TurnoutError:
         if len(failures) == 1 and len(record.attempts) == 1:
-            return failures[0][1]
+            error = failures[0][1]
+            error.hint = error.hint or f"is it running? `turnout why {record.request.id}` tells the whole story"
+            return error
         told = "; ".join(f"{attempt.target}: {attempt.error}" for attempt in record.attempts)
         wait = self._breakers.wait_seconds([c.target for c in plan.candidates], self._clock.monotonic_seconds())
         return NoTarget(

@@ -36,7 +36,8 @@ def _orchestrator(snapshot: Snapshot) -> tuple[Choice, ...]:
     carrying = [t for t in real if "orchestrator" in t.roles]
     unmarked = [t for t in real if t.origin == "configured" and not t.roles]
     choices: dict[str, str] = {}
-    if snapshot.default in snapshot.targets:
+    if snapshot.default:
+        # Also while it does not run: the demonstration model must not stand in for a real one unseen.
         choices[snapshot.default] = "the default model"
     for target in carrying:
         choices.setdefault(target.name, "carries the role 'orchestrator'")
@@ -62,6 +63,12 @@ def found_chat_models(snapshot: Snapshot) -> list[Target]:
     return sorted(found, key=lambda t: ENGINE_ORDER.get(t.engine, 2))
 
 
+def configuration_decides(snapshot: Snapshot) -> bool:
+    """Return whether the configuration says what ``auto`` means, by a chain or by models that chat."""
+    configured = (t for t in snapshot.targets.values() if t.origin == "configured")
+    return "orchestrator" in snapshot.chains or any("chat" in target.can for target in configured)
+
+
 def choose_default(snapshot: Snapshot, memory_bytes: int) -> Choice | None:
     """Choose the model that ``auto`` means on a machine where engines were found and nothing was configured.
 
@@ -72,12 +79,9 @@ def choose_default(snapshot: Snapshot, memory_bytes: int) -> Choice | None:
     Returns:
         The choice with its reason, or None where the configuration decides or nothing was found.
     """
-    if "orchestrator" in snapshot.chains:
+    if configuration_decides(snapshot):
         return None
-    targets = list(snapshot.targets.values())
-    if any(t.origin == "configured" and "chat" in t.can for t in targets):
-        return None
-    found = [t for t in targets if t.origin == "found" and "chat" in t.can]
+    found = [t for t in snapshot.targets.values() if t.origin == "found" and "chat" in t.can]
     for target in found:
         if target.engine == "vllm":
             return Choice(target.name, "a vLLM serves it")

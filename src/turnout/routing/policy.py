@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from turnout.core.errors import ModelNotFound, NotSupported, Refused
+from turnout.core.errors import ModelNotFound, NoTarget, NotSupported, Refused
 from turnout.core.snapshot import Snapshot
 from turnout.core.words import Choice, Plan, Request, Target
 from turnout.routing.chains import chain_of
@@ -21,6 +21,7 @@ def make_plan(request: Request, snapshot: Snapshot) -> Plan:
 
     Raises:
         ModelNotFound: The selector means nothing, or a role that no model carries.
+        NoTarget: The default model does not run now, and nothing else may take its place.
         NotSupported: The named target cannot do what is asked.
         Refused: Targets exist, but privacy or a missing capability forbids them all.
     """
@@ -97,6 +98,11 @@ def _nobody(
     reasons = {choice.target: choice.reason for choice in refusals}
     told = "; ".join(f"{choice.target}: {reasons[choice.target]}" for choice in chosen)
     known = [snapshot.targets[c.target] for c in chosen if c.target in snapshot.targets]
+    if not known and chosen[0].target == snapshot.default:
+        return NoTarget(
+            f"the default model {snapshot.default!r} is not running",
+            hint="start its engine again, or `turnout models default --auto` chooses another",
+        )
     if not known:
         return ModelNotFound(
             f"{resolution.story} has no target that exists: {told}",

@@ -85,7 +85,7 @@ def test_the_default_leads_whoever_else_is_there() -> None:
     snapshot = world(LEAD, VLLM, WARM, COLD, default=COLD.name)
 
     assert names("orchestrator", snapshot) == [COLD.name, "local/lead", "local/vllm/q", "local/ollama/warm"]
-    assert names("orchestrator", world(LEAD, default="local/gone")) == ["local/lead"]
+    assert names("orchestrator", world(LEAD, default="local/gone")) == ["local/gone", "local/lead"]
 
 
 def chosen(*targets: Target, gib: float = 8, **facts: Any) -> str | None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.samples import a_request, a_target
-from turnout.core.errors import ModelNotFound, NotSupported, Refused, TurnoutError
+from turnout.core.errors import ModelNotFound, NoTarget, NotSupported, Refused, TurnoutError
 from turnout.core.snapshot import Snapshot
 from turnout.core.words import Request, Target
 from turnout.routing.policy import make_plan, objection
@@ -62,7 +62,7 @@ requests = st.builds(
 def check_refusal(error: TurnoutError) -> None:
     assert error.message
     assert error.hint
-    assert error.param == "model" or isinstance(error, Refused)
+    assert error.param == "model" or isinstance(error, Refused | NoTarget)
 
 
 @given(requests, worlds())
@@ -71,7 +71,7 @@ def test_every_target_is_in_the_plan_exactly_once_and_may_serve_or_says_why_not(
 ) -> None:
     try:
         plan = make_plan(request_, snapshot)
-    except (ModelNotFound, NotSupported, Refused) as error:
+    except (ModelNotFound, NotSupported, NoTarget, Refused) as error:
         check_refusal(error)
         return
 
@@ -187,3 +187,13 @@ def test_the_demonstration_is_told_why_it_does_not_serve() -> None:
     demo = a_target("local/demo", is_demonstration=True, roles=("orchestrator",), origin="built-in")
     plan = make_plan(a_request(), world(demo, a_target("local/a")))
     assert plan.refusals[0].reason == "the demonstration model serves only while nothing else is configured or found"
+
+
+def test_a_default_that_does_not_run_is_told_and_the_demonstration_stays_aside() -> None:
+    demonstration = a_target("local/demo", origin="built-in", is_demonstration=True)
+    snapshot = Snapshot(targets={demonstration.name: demonstration}, default="local/ollama/big")
+
+    with pytest.raises(NoTarget, match="'local/ollama/big' is not running") as told:
+        make_plan(a_request(selector="auto"), snapshot)
+    assert "--auto" in told.value.hint
+    assert make_plan(a_request(selector="local/demo"), snapshot).candidates[0].target == "local/demo"

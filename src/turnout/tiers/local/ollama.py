@@ -36,7 +36,7 @@ class Tag(msgspec.Struct, frozen=True):
 class Tags(msgspec.Struct, frozen=True):
     """``GET /api/tags`` and ``GET /api/ps``."""
 
-    models: list[Tag] = []
+    models: list[Tag]
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ class OllamaEngine(ProbedEngine):
     async def look(self) -> tuple[Target, ...]:
         """Ask which models there are, which are loaded, and what each can do (once for each digest)."""
         tags = await self.ask("GET", "/api/tags", b"", Tags)
-        loaded = {tag.name: tag for tag in (await self.ask("GET", "/api/ps", b"", Tags)).models}
+        loaded = await self._loaded()
         if self.origin == "found":
             return tuple([await self._describe(f"local/ollama/{tag.name}", tag, loaded) for tag in tags.models])
         wanted = self.settings.model if ":" in self.settings.model else self.settings.model + ":latest"
@@ -102,6 +102,12 @@ class OllamaEngine(ProbedEngine):
         """Make one call to Ollama's OpenAI-compatible side."""
         request = HttpRequest("POST", self.base_url, "/v1" + call_path(call), self.headers(), call.body)
         return await self.context.transport.send(request, call.deadlines)
+
+    async def _loaded(self) -> dict[str, Tag]:
+        try:
+            return {tag.name: tag for tag in (await self.ask("GET", "/api/ps", b"", Tags)).models}
+        except Broken:
+            return {}  # old versions, and servers that only speak like an Ollama, cannot tell
 
     async def _describe(self, name: str, tag: Tag, loaded: dict[str, Tag]) -> Target:
         shown = await self._show(tag)
