@@ -36,6 +36,7 @@ from turnout.core.errors import LoadFailed, SetupError
 from turnout.core.events import DaemonReady, DaemonStopping, EventBus, TracesDegraded
 from turnout.dispatch.dispatcher import Dispatcher
 from turnout.dispatch.traces import TraceStore
+from turnout.dispatch.watch import AnswerLimits
 from turnout.gateway.connection import ServerLimits
 from turnout.gateway.guard import Guard
 from turnout.gateway.keys import KeyStore
@@ -119,7 +120,9 @@ class Daemon:
         )
         for engine in build_engines(loaded, context):
             self.fleet.add(engine)
-        self.dispatcher = Dispatcher(self.fleet, clock, self.bus.emit, self._settings.deadlines)
+        self.dispatcher = Dispatcher(
+            self.fleet, clock, self.bus.emit, self._settings.deadlines, answer_limits(self._settings)
+        )
         self.keys = KeyStore(paths.keys_file)
         self.default_model = DefaultModel(paths.default_model_file, self.fleet, self.bus.emit, model_memory_bytes)
         self.metrics = Metrics()
@@ -281,6 +284,11 @@ def server_limits(settings: Settings) -> ServerLimits:
         write_stall_seconds=deadlines.write_stall,
         connections=server.max_connections,
     )
+
+
+def answer_limits(settings: Settings) -> AnswerLimits:
+    """Return how much one answer may be, as configured."""
+    return AnswerLimits(settings.limits.answer_mib << 20, settings.limits.event_kib << 10)
 
 
 async def run_daemon(loaded: LoadedConfig, paths: Paths, talk: Talk) -> None:

@@ -58,6 +58,13 @@ class DeadlineSettings(Section, frozen=True, kw_only=True):
     total: Annotated[Seconds, Meta(description="A whole answer.")] = 3600.0
 
 
+class LimitSettings(Section, frozen=True, kw_only=True):
+    """How much an engine may answer; more is told as broken."""
+
+    answer_mib: Annotated[Count, Meta(description="A whole answer or stream, in MiB.")] = 256
+    event_kib: Annotated[Count, Meta(description="One event of a stream, in KiB.")] = 16_384
+
+
 class TraceSettings(Section, frozen=True, kw_only=True):
     """What is kept about past requests."""
 
@@ -113,6 +120,7 @@ class Settings(Section, frozen=True, kw_only=True):
         Meta(description="Where to look for engines that run already; `auto` asks vLLM on 8000 and Ollama on 11434."),
     ] = "auto"
     deadlines: DeadlineSettings = DeadlineSettings()
+    limits: LimitSettings = LimitSettings()
     privacy: PrivacySettings = PrivacySettings()
     store: StoreSettings = StoreSettings()
     profiles: Annotated[

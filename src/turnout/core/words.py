@@ -16,6 +16,7 @@ Origin = Literal["configured", "found", "built-in"]
 Privacy = Literal["any", "no-frontier", "local-only"]
 WorkerState = Literal["cold", "loading", "ready", "asleep", "draining", "failed", "unreachable"]
 Capability = Literal["chat", "completion", "embedding", "tools", "vision", "json"]
+Delivered = Literal["nothing", "text", "tool_call"]
 Outcome = Literal["answered", "wrong", "refused", "busy", "broken", "caller_left"]
 
 ROLES = (
@@ -54,6 +55,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         stream: Whether the caller wants server-sent events.
         tools: Whether the body offers tools.
         json: Whether the body demands JSON output.
+        wants_usage: Whether a stream shall tell its usage (``stream_options.include_usage``).
         effort: 1..10 where the caller rated the request, else None.
         privacy: How far the text may travel.
         deadline_seconds: The caller's own limit for the whole answer, else None.
@@ -66,6 +68,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = False
     tools: bool = False
     json: bool = False
+    wants_usage: bool = False
     effort: int | None = None
     privacy: Privacy = "any"
     deadline_seconds: float | None = None
@@ -90,6 +93,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         is_loaded: Whether the weights are in memory now (an Ollama may know a model without having it loaded).
         is_demonstration: True for the small built-in model, which steps aside for any other.
         is_beyond_loopback: True when text sent there leaves this machine.
+        counts_tokens: True where the usage of every stream is asked for, whether the caller wants it or not.
     """
 
     name: str
@@ -106,6 +110,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     is_loaded: bool = False
     is_demonstration: bool = False
     is_beyond_loopback: bool = False
+    counts_tokens: bool = False
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -168,7 +173,10 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole story of one request; ``turnout why`` prints it. It holds no prompt and no answer."""
+    """The whole story of one request; ``turnout why`` prints it. It holds no prompt and no answer.
+
+    ``delivered`` says what the caller had been given by the end: text can be asked for again, a tool call may have run.
+    """
 
     id: str
     received_at: float
@@ -186,4 +194,5 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     first_byte_ms: float | None = None
     total_ms: float = 0.0
     usage: Usage | None = None
+    delivered: Delivered = "nothing"
     key_name: str = ""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from turnout.config.schema import DeadlineSettings
 from turnout.core.clock import Clock
@@ -23,18 +24,54 @@ from turnout.core.errors import (
     TurnoutError,
 )
 from turnout.core.events import BreakerChanged, Emit, Event, RequestFinished, WorkerChanged
-from turnout.core.words import Plan, Request, Target
+from turnout.core.words import Choice, Plan, Request, Target
 from turnout.dispatch.breaker import Breakers
 from turnout.dispatch.outcome import classify, outcome_of
 from turnout.dispatch.record import BREAKER_OPEN, TARGET_GONE, AttemptRecord, Record
-from turnout.dispatch.relay import Sink, StreamWatch, first_piece, read_answer, relay_stream
+from turnout.dispatch.relay import Sink, first_events, read_answer, relay_stream
+from turnout.dispatch.watch import AnswerLimits, StreamWatch
 from turnout.routing.policy import make_plan
-from turnout.tiers.base import Call
+from turnout.tiers.base import Call, Engine
 from turnout.tiers.fleet import Fleet
-from turnout.tiers.transport import Deadlines
+from turnout.tiers.transport import Deadlines, HttpResponse
 
-ANSWER_BYTES = 256 << 20
 ERROR_BODY_BYTES = 1 << 20
+
+
+class Rewrite(Protocol):
+    """Returns the caller's body for one engine."""
+
+    def __call__(self, model: str, *, asks_usage: bool = False) -> bytes:
+        """Return it.
+
+        Args:
+            model: The engine's own name for its model.
+            asks_usage: Let the stream tell its usage, whether the caller asked for it or not.
+        """
+        ...
+
+
+class Passage:
+    """One request on its way.
+
+    Args:
+        request: Its facts.
+        rewrite: Makes the body for each engine.
+        sink: Takes the answer.
+        record: Its story so far.
+    """
+
+    __slots__ = ("is_told", "limit", "record", "request", "rewrite", "sink", "watch")
+
+    def __init__(self, request: Request, rewrite: Rewrite, sink: Sink, record: Record) -> None:
+        self.request = request
+        self.rewrite = rewrite
+        self.sink = sink
+        self.record = record
+        self.watch: StreamWatch | None = None
+        self.limit: asyncio.Timeout | None = None
+        self.is_told = False
+        """The caller has the whole answer: whatever happens from now on, it was answered."""
 
 
 class Dispatcher:
@@ -45,13 +82,17 @@ class Dispatcher:
         clock: Time.
         emit: Tells everybody about a fact.
         deadlines: The one table of deadlines.
+        limits: How much one answer may be.
     """
 
-    def __init__(self, fleet: Fleet, clock: Clock, emit: Emit, deadlines: DeadlineSettings) -> None:
+    def __init__(
+        self, fleet: Fleet, clock: Clock, emit: Emit, deadlines: DeadlineSettings, limits: AnswerLimits | None = None
+    ) -> None:
         self._fleet = fleet
         self._clock = clock
         self._emit = emit
         self._deadlines = deadlines
+        self._limits = limits or AnswerLimits()
         self._breakers = Breakers()
         self._running: set[asyncio.Timeout] = set()
         self._is_closing = False
@@ -85,12 +126,12 @@ class Dispatcher:
             with contextlib.suppress(RuntimeError):  # its own deadline has just passed: it is ending already
                 limit.reschedule(now)
 
-    async def answer(self, request: Request, rewrite: Callable[[str], bytes], sink: Sink, key_name: str = "") -> None:
+    async def answer(self, request: Request, rewrite: Rewrite, sink: Sink, key_name: str = "") -> None:
         """Serve one request to its end.
 
         Args:
             request: Its facts.
-            rewrite: Returns the body with ``model`` replaced by an engine's own name.
+            rewrite: Makes the body for each engine.
             sink: Takes the answer.
             key_name: For the trace.
 
@@ -98,21 +139,21 @@ class Dispatcher:
             TurnoutError: Nothing was sent to the caller yet; after the first byte errors go into the sink.
         """
         record = Record(request, self._clock, key_name)
+        passage = Passage(request, rewrite, sink, record)
         failure: TurnoutError | None = None
         caller_left = True
-        watch = StreamWatch()
         try:
             try:
-                await self._serve(request, rewrite, sink, record, watch)
+                await self._serve(passage)
             except TimeoutError:
-                failure = None if watch.is_told else self._why_ended(request)
+                failure = None if passage.is_told else self._why_ended(request)
             except TurnoutError as error:
                 failure = error
             if failure is not None and sink.is_begun:
-                await sink.fail(failure, is_inside_event=watch.is_inside_event)
+                await sink.fail(failure, is_inside_event=passage.watch is not None and passage.watch.is_inside_event)
             caller_left = False
         finally:
-            caller_left = caller_left and not watch.is_told
+            caller_left = caller_left and not passage.is_told
             self._emit(RequestFinished(trace=record.finish(failure, caller_left=caller_left)))
         if failure is not None and not sink.is_begun:
             raise failure
@@ -128,16 +169,14 @@ class Dispatcher:
         record = Record(request, self._clock, key_name)
         self._emit(RequestFinished(trace=record.finish(error)))
 
-    async def _serve(
-        self, request: Request, rewrite: Callable[[str], bytes], sink: Sink, record: Record, watch: StreamWatch
-    ) -> None:
+    async def _serve(self, passage: Passage) -> None:
         if self._is_closing:
             raise ShuttingDown("turnout is shutting down", hint="try again when it has been started again")
-        total = min(self._deadlines.total, request.deadline_seconds or self._deadlines.total)
-        async with asyncio.timeout(total) as limit:
-            with self._registered(limit):
-                record.plan = self.plan(request)
-                await self._walk(record.plan, rewrite, sink, record, watch)
+        total = min(self._deadlines.total, passage.request.deadline_seconds or self._deadlines.total)
+        async with asyncio.timeout(total) as passage.limit:
+            with self._registered(passage.limit):
+                plan = passage.record.plan = self.plan(passage.request)
+                await self._walk(plan, passage)
 
     @contextlib.contextmanager
     def _registered(self, limit: asyncio.Timeout) -> Iterator[None]:
@@ -155,13 +194,13 @@ class Dispatcher:
             f"no complete answer within {limit:g} s", hint="raise deadlines.total or x-turnout-deadline-ms"
         )
 
-    async def _walk(
-        self, plan: Plan, rewrite: Callable[[str], bytes], sink: Sink, record: Record, watch: StreamWatch
-    ) -> None:
-        failures: list[tuple[str, TurnoutError]] = []
+    async def _walk(self, plan: Plan, passage: Passage) -> None:
+        record, sink = passage.record, passage.sink
+        failures: list[TurnoutError] = []
         for choice in plan.candidates:
             target = self._fleet.snapshot.targets.get(choice.target)
-            if target is None:
+            engine = self._fleet.owner(choice.target)
+            if target is None or engine is None:
                 record.skip(choice.target, TARGET_GONE, "no longer there")
                 continue
             entry = self._breakers.enter(target.name, self._clock.monotonic_seconds())
@@ -169,58 +208,63 @@ class Dispatcher:
                 record.skip(target.name, BREAKER_OPEN, entry.blocked)
                 continue
             try:
-                await self._attempt(target, rewrite, sink, record, watch, probe=entry.probe)
+                await self._attempt(target, engine, passage, probe=entry.probe)
             except (Broken, Busy) as error:
                 if sink.is_begun:
                     raise
-                failures.append((target.name, error))
+                failures.append(error)
             else:
                 return
-        raise self._nobody_answered(plan, failures, record)
+        raise self._nobody_answered(plan.candidates, failures, record)
 
-    def _nobody_answered(self, plan: Plan, failures: list[tuple[str, TurnoutError]], record: Record) -> TurnoutError:
+    def _nobody_answered(
+        self, candidates: tuple[Choice, ...], failures: list[TurnoutError], record: Record
+    ) -> TurnoutError:
         if len(failures) == 1 and len(record.attempts) == 1:
-            error = failures[0][1]
+            error = failures[0]
             error.hint = error.hint or f"is it running? `turnout why {record.request.id}` tells the whole story"
             return error
         told = "; ".join(f"{attempt.target}: {attempt.error}" for attempt in record.attempts)
-        wait = self._breakers.wait_seconds([c.target for c in plan.candidates], self._clock.monotonic_seconds())
+        wait = self._breakers.wait_seconds([c.target for c in candidates], self._clock.monotonic_seconds())
         return NoTarget(
             f"no target could answer: {told}",
             hint=f"`turnout why {record.request.id}` tells the whole story",
             retry_after_seconds=wait,
         )
 
-    async def _attempt(
-        self, target: Target, rewrite: Callable[[str], bytes], sink: Sink, record: Record, watch: StreamWatch,
-        *, probe: int,
-    ) -> None:  # fmt: skip
+    async def _attempt(self, target: Target, engine: Engine, passage: Passage, *, probe: int) -> None:
+        record = passage.record
         attempt = record.begin_attempt(target.name)
-        sink.attempts = record.tries
+        passage.sink.attempts = record.tries
         try:
-            await self._call(target, rewrite, sink, record, attempt, watch)
+            await self._call(target, engine, passage, attempt)
         except TurnoutError as error:
             attempt.step("failed")
             record.attempts.append(attempt.end(outcome_of(error), error))
             if isinstance(error, Broken):
-                self._note_failure(target.name, error, probe=probe)
+                self._note_failure(target.name, engine, error, probe=probe)
             else:
                 self._breakers.gave_up(target.name, probe=probe)
             raise
         except BaseException:
             # The caller left, or the whole answer's deadline passed: that says nothing about the target.
             attempt.step("ended")
-            record.attempts.append(attempt.end("answered" if watch.is_told else "caller_left"))
             self._breakers.gave_up(target.name, probe=probe)
+            if passage.is_told:
+                record.attempts.append(attempt.end("answered"))
+            elif passage.limit is not None and passage.limit.expired():
+                reason = self._why_ended(passage.request)
+                record.attempts.append(attempt.end(outcome_of(reason), reason))
+            else:
+                record.attempts.append(attempt.end("caller_left"))
             raise
         attempt.step("body")
         record.attempts.append(attempt.end("answered"))
         if self._breakers.succeeded(target.name):
             self._emit(BreakerChanged(target=target.name, is_open=False, reason="it answered"))
 
-    def _note_failure(self, target: str, error: Broken, *, probe: int) -> None:
-        engine = self._fleet.owner(target)
-        owns_process = engine is not None and engine.capabilities.owns_process
+    def _note_failure(self, target: str, engine: Engine, error: Broken, *, probe: int) -> None:
+        owns_process = engine.capabilities.owns_process
         if isinstance(error, LoadFailed) or (owns_process and isinstance(error, ConnectFailed | CutOff)):
             # A dead process of ours is its supervisor's business: it knows when the next one is ready.
             self._breakers.gave_up(target, probe=probe)
@@ -230,27 +274,19 @@ class Dispatcher:
         pause = self._breakers.failed(target, error.message, now, at_once=costly, probe=probe)
         if pause:
             self._emit(BreakerChanged(target=target, is_open=True, reason=error.message, retry_in_seconds=pause))
-        if engine is not None:
-            engine.wish(target)
+        engine.wish(target)
 
-    async def _call(
-        self,
-        target: Target,
-        rewrite: Callable[[str], bytes],
-        sink: Sink,
-        record: Record,
-        attempt: AttemptRecord,
-        watch: StreamWatch,
-    ) -> None:
-        engine = self._fleet.owner(target.name)
-        if engine is None:
-            raise ConnectFailed(f"{target.name} is no longer there")
+    async def _call(self, target: Target, engine: Engine, passage: Passage, attempt: AttemptRecord) -> None:
         if target.state != "ready":
-            await self._load(target)
+            await self._load(target, engine)
             attempt.step("load")
-        request = record.request
+        request = passage.request
+        asks_usage = target.counts_tokens and request.stream
         call = Call(
-            kind=request.kind, body=rewrite(target.model), request_id=request.id, deadlines=self._call_deadlines
+            kind=request.kind,
+            body=passage.rewrite(target.model, asks_usage=asks_usage),
+            request_id=request.id,
+            deadlines=self._call_deadlines,
         )
         response = await engine.send(target, call)
         try:
@@ -260,30 +296,45 @@ class Dispatcher:
                 body = await response.read_all(ERROR_BODY_BYTES)
                 raise classify(response.status, body, target.name, response.header(b"retry-after"))
             if request.stream:
-                first = await first_piece(response, target.name)
-                self._answering(target, record, attempt)
-                await sink.begin(target, is_stream=True)
-                try:
-                    await relay_stream(response, first, sink, watch, target.name)
-                finally:
-                    record.usage = watch.usage()
+                strips = asks_usage and not request.wants_usage
+                await self._relay(response, target, passage, attempt, strips_usage=strips)
             else:
-                data, record.usage = await read_answer(response, target.name, ANSWER_BYTES)
-                self._answering(target, record, attempt)
-                await sink.begin(target, is_stream=False)
-                await sink.write(data)
-                await sink.finish()
+                await self._hand_over(response, target, passage, attempt)
         finally:
             response.close()
+
+    async def _relay(
+        self, response: HttpResponse, target: Target, passage: Passage, attempt: AttemptRecord, *, strips_usage: bool
+    ) -> None:
+        watch = passage.watch = StreamWatch(target.name, self._limits, strips_usage=strips_usage)
+        first = await first_events(response, watch, target.name, self._deadlines.first_byte)
+        self._answering(target, passage.record, attempt)
+        try:
+            await passage.sink.begin(target, is_stream=True)
+            await relay_stream(response, first, passage.sink, watch, target.name)
+        finally:
+            watch.finish()
+            passage.is_told = watch.is_told
+            passage.record.usage, passage.record.delivered = watch.usage, watch.delivered
+
+    async def _hand_over(
+        self, response: HttpResponse, target: Target, passage: Passage, attempt: AttemptRecord
+    ) -> None:
+        record, sink = passage.record, passage.sink
+        data, record.usage = await read_answer(response, target.name, self._limits.answer_bytes)
+        self._answering(target, record, attempt)
+        await sink.begin(target, is_stream=False)
+        await sink.write(data)
+        await sink.finish()
+        passage.is_told = True
+        record.delivered = "text"
 
     def _answering(self, target: Target, record: Record, attempt: AttemptRecord) -> None:
         attempt.step("first_byte")
         record.first_byte()
         record.served = target
 
-    async def _load(self, target: Target) -> None:
-        engine = self._fleet.owner(target.name)
-        assert engine is not None
+    async def _load(self, target: Target, engine: Engine) -> None:
         try:
             async with asyncio.timeout(self._deadlines.load):
                 await engine.ready(target.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from turnout.core.clock import Clock
 from turnout.core.errors import TurnoutError
-from turnout.core.words import Attempt, Outcome, Plan, Request, Step, Target, Trace, Usage
+from turnout.core.words import Attempt, Delivered, Outcome, Plan, Request, Step, Target, Trace, Usage
 from turnout.dispatch.outcome import outcome_of
 
 BREAKER_OPEN = "breaker_open"
@@ -68,6 +68,7 @@ class Record:
         self.served: Target | None = None
         self.first_byte_ms: float | None = None
         self.usage: Usage | None = None
+        self.delivered: Delivered = "nothing"
         self.tries = 0
 
     def begin_attempt(self, target: str) -> AttemptRecord:
@@ -117,5 +118,6 @@ class Record:
             first_byte_ms=self.first_byte_ms,
             total_ms=round(self.elapsed_ms(), 3),
             usage=self.usage,
+            delivered=self.delivered,
             key_name=self.key_name,
         )

@@ -1,25 +1,15 @@
-"""Copy an answer from an engine to a caller without re-encoding it, and know whether it was whole.
-
-A stream is watched by its bytes alone: the end marker, an error event, and the usage in its tail. JSON text cannot
-contain a raw line break, so ``data: [DONE]`` at the start of a line is always the marker and never a model's words.
-"""
+"""Copy an answer from an engine to a caller without re-encoding it; watch.py says whether it is whole."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Protocol
 
-import msgspec
-
-from turnout.core.errors import UNREADABLE_JSON, CutOff, Malformed, TurnoutError, UpstreamFailed
+from turnout.core.errors import UNREADABLE_JSON, CutOff, DeadlineExceeded, Malformed, TurnoutError
 from turnout.core.words import Target, Usage
-from turnout.dispatch.outcome import read_error
+from turnout.dispatch.watch import EVENT, StreamWatch, read_usage
 from turnout.tiers.transport import HttpResponse
 
-END_MARKER = b"data: [DONE]"
-EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
-TAIL_BYTES = 8192
 DRAIN_SECONDS = 1.0
 
 
@@ -61,135 +51,83 @@ class Sink(Protocol):
         ...
 
 
-class UsageWire(msgspec.Struct, frozen=True):
-    """``usage`` as engines send it; embeddings have no completion tokens."""
+async def first_events(response: HttpResponse, watch: StreamWatch, target: str, patience_seconds: float) -> bytes:
+    """Return the stream up to and with its first whole event: until then the next target can still take over.
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class AnswerWire(msgspec.Struct, frozen=True):
-    """The few fields of an answer that turnout reads."""
-
-    usage: UsageWire | None = None
-
-
-class StreamWatch:
-    """Watches the bytes of one event stream."""
-
-    def __init__(self) -> None:
-        self._tail: deque[bytes] = deque()
-        self._tail_bytes = 0
-        self.is_done = False
-        self.is_told = False
-        """The caller has the whole answer: whatever happens from now on, it was answered."""
-
-    def feed(self, piece: bytes) -> None:
-        """Look at the next piece."""
-        self._tail.append(piece)
-        self._tail_bytes += len(piece)
-        while len(self._tail) > 1 and self._tail_bytes - len(self._tail[0]) >= TAIL_BYTES:
-            self._tail_bytes -= len(self._tail.popleft())
-        # The marker ends the stream, so it ends a piece; only when a piece is tiny can it be split over several.
-        end = piece[-32:] if len(piece) >= 32 else b"".join(self._tail)[-32:]
-        self.is_done = end.endswith(EVENT_ENDS) and _ends_with_marker(end)
-
-    @property
-    def tail(self) -> bytes:
-        """The last bytes of the stream."""
-        return b"".join(self._tail)
-
-    @property
-    def is_inside_event(self) -> bool:
-        """Whether the stream stopped in the middle of an event."""
-        tail = self.tail
-        return bool(tail) and not tail.endswith(EVENT_ENDS)
-
-    @property
-    def is_marked(self) -> bool:
-        """Whether the end marker was the last thing, be the blank line after it missing or not."""
-        return _ends_with_marker(self.tail[-32:])
-
-    def usage(self) -> Usage | None:
-        """Return the usage of the last event that carries one."""
-        tail = self.tail
-        at = tail.rfind(b'"usage":{')
-        if at < 0:
-            at = tail.rfind(b'"usage": {')
-        if at < 0:
-            return None
-        start = tail.rfind(b"\n", 0, at) + 1
-        end = tail.find(b"\n", at)
-        line = tail[start : end if end >= 0 else len(tail)]
-        return read_usage(line[5:]) if line.startswith(b"data:") else None
-
-
-def _ends_with_marker(end: bytes) -> bool:
-    stripped = end.rstrip()
-    return stripped.endswith(END_MARKER) and stripped[: -len(END_MARKER)][-1:] in (b"", b"\n")
-
-
-def error_event(piece: bytes) -> str:
-    """Return the error that an event stream begins with, or an empty string."""
-    start = piece.lstrip()
-    for prefix in (b'data: {"error"', b'data:{"error"', b"error:"):
-        if start.startswith(prefix):
-            line = start.split(b"\n", 1)[0]
-            told = read_error(line.split(b":", 1)[1].strip())
-            return told.message or line.decode("utf-8", "replace")
-    return ""
-
-
-def read_usage(data: bytes) -> Usage | None:
-    """Return the usage in an answer's JSON, or None if it has none."""
-    try:
-        wire = msgspec.json.decode(data, type=AnswerWire).usage
-    except UNREADABLE_JSON:
-        return None
-    return Usage(wire.prompt_tokens or 0, wire.completion_tokens or 0) if wire else None
-
-
-async def first_piece(response: HttpResponse, target: str) -> bytes:
-    """Return the first bytes of an event stream: until they are here, the next target can still take over.
+    Args:
+        response: Whose head has come.
+        watch: The stream's.
+        target: For messages.
+        patience_seconds: How long comments may come instead of an event.
 
     Raises:
-        Malformed: It is no event stream.
-        CutOff: It is empty.
-        UpstreamFailed: It begins with an error event.
+        Malformed: It is no event stream, or its first event is nonsense.
+        CutOff: It ended before its first event.
+        UpstreamFailed: It begins with an error.
+        DeadlineExceeded: No event came in time.
     """
     content_type = response.header(b"content-type") or b""
     if not content_type.lower().startswith(b"text/event-stream"):
         told = content_type.decode("latin-1") or "nothing"
         raise Malformed(f"{target} should have answered with an event stream, its content type is {told!r}")
+    begun, is_enough = await _next(response, watch, target)
+    if is_enough:
+        return begun
+    try:
+        async with asyncio.timeout(patience_seconds):
+            while not is_enough:
+                good, is_enough = await _next(response, watch, target)
+                begun += good
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"{target} sent no event within {patience_seconds:g} s", code="first_byte_deadline"
+        ) from None
+    return begun
+
+
+async def _next(response: HttpResponse, watch: StreamWatch, target: str) -> tuple[bytes, bool]:
     piece = await response.read()
     if not piece:
         raise CutOff(f"{target} ended the stream before its first event")
-    if told := error_event(piece):
-        raise UpstreamFailed(f"{target} began with an error: {told}", source="upstream")
-    return piece
+    good = watch.feed(piece)
+    if watch.failure is not None and not watch.has_event:
+        raise watch.failure
+    return good, watch.has_event
 
 
 async def relay_stream(response: HttpResponse, first: bytes, sink: Sink, watch: StreamWatch, target: str) -> None:
     """Copy an event stream until its end marker.
 
+    Args:
+        response: Read up to and with its first event.
+        first: That beginning.
+        sink: Takes the stream.
+        watch: Has seen ``first``.
+        target: For messages.
+
     Raises:
-        CutOff: The stream ended without it.
+        Broken: The stream stopped being one; what was good of it has been sent.
     """
-    piece = first
-    while piece:
-        watch.feed(piece)
-        await sink.write(piece)
+    good = first
+    while True:
+        if good:
+            await sink.write(good)
+        if watch.failure is not None:
+            raise watch.failure
         if watch.is_done:
             await sink.finish()
             watch.is_told = True
             await _drain(response)
             return
         piece = await response.read()
-    if watch.is_marked:
-        await sink.write(b"\n\n")
-        await sink.finish()
-        return
-    raise CutOff(f"{target} ended the stream without an end marker", hint="the answer is incomplete")
+        if not piece:
+            break
+        good = watch.feed(piece)
+    if not watch.is_marked:
+        raise CutOff(f"{target} ended the stream without an end marker", hint="the answer is incomplete")
+    await sink.write(b"data: [DONE]\n\n" if not watch.is_inside_event else b"\n\n")
+    await sink.finish()
+    watch.is_told = True
 
 
 async def read_answer(response: HttpResponse, target: str, limit_bytes: int) -> tuple[bytes, Usage | None]:
@@ -200,18 +138,16 @@ async def read_answer(response: HttpResponse, target: str, limit_bytes: int) -> 
     """
     data = await response.read_all(limit_bytes)
     try:
-        wire = msgspec.json.decode(data, type=AnswerWire)
+        return data, read_usage(EVENT.decode(data))
     except UNREADABLE_JSON as error:
         raise Malformed(f"{target} did not answer with proper JSON: {error}", source="upstream") from error
-    usage = wire.usage
-    return data, Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else None
 
 
 async def _drain(response: HttpResponse) -> None:
     # The marker was the last event; reading the end of the body lets the connection serve the next request.
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
-            while await response.read():
-                pass
+            if await response.read():
+                response.close()  # garbage behind the end: this connection is not to be trusted again
     except (TimeoutError, TurnoutError):
         response.close()

@@ -95,9 +95,19 @@ class Body:
         self.data = data
         self._fields = fields
 
-    def with_model(self, model: str) -> bytes:
-        """Return the body with another ``model``; every other value keeps its bytes."""
-        return msgspec.json.encode({**self._fields, "model": model})
+    def with_model(self, model: str, *, asks_usage: bool = False) -> bytes:
+        """Return the body with another ``model``; every other value keeps its bytes.
+
+        Args:
+            model: The engine's own name for its model.
+            asks_usage: Also set ``stream_options.include_usage``.
+        """
+        fields: dict[str, Any] = {**self._fields, "model": model}
+        if asks_usage:
+            given = self._fields.get("stream_options")
+            options = Fields.decode(given) if given and bytes(given) != b"null" else {}
+            fields["stream_options"] = {**options, "include_usage": True}
+        return msgspec.json.encode(fields)
 
 
 def read_request(kind: RequestKind, data: bytes, request_id: str, wishes: RequestHeaders) -> tuple[Request, Body]:
@@ -139,12 +149,18 @@ def read_request(kind: RequestKind, data: bytes, request_id: str, wishes: Reques
         stream=bool(getattr(facts, "stream", False)),
         tools=bool(getattr(facts, "tools", None)),
         json=getattr(facts, "response_format", None) is not None,
+        wants_usage=_wants_usage(facts),
         effort=wishes.effort,
         privacy=wishes.privacy,
         deadline_seconds=wishes.deadline_seconds,
         body_bytes=len(data),
     )
     return request, Body(data, fields)
+
+
+def _wants_usage(facts: Any) -> bool:
+    options = getattr(facts, "stream_options", None) or {}
+    return bytes(options.get("include_usage", b"")) == b"true"
 
 
 def _check_content(kind: RequestKind, facts: Any) -> None:

@@ -56,25 +56,36 @@ class Owner(Protocol):
 class Http1Response(HttpResponse):
     """An answer on an `Http1Connection`; holds the body that nobody has read yet."""
 
-    __slots__ = ("_gap_seconds", "connection", "error", "headers", "pieces", "status", "waiting_bytes")
+    __slots__ = (
+        "_deadlines",
+        "_patience_seconds",
+        "connection",
+        "error",
+        "headers",
+        "pieces",
+        "status",
+        "waiting_bytes",
+    )
 
-    def __init__(self, connection: Http1Connection, gap_seconds: float) -> None:
+    def __init__(self, connection: Http1Connection, deadlines: Deadlines) -> None:
         self.connection: Http1Connection | None = connection  # None once the connection is done with this answer
         self.status = 0
         self.headers: tuple[tuple[bytes, bytes], ...] = ()
         self.pieces: list[bytes] = []
         self.waiting_bytes = 0
         self.error: Broken | None = None
-        self._gap_seconds = gap_seconds
+        self._deadlines = deadlines
+        self._patience_seconds = deadlines.first_byte
 
     async def read(self) -> bytes:
         """Return what has arrived of the body; see `HttpResponse.read`."""
         while not self.pieces and self.connection is not None:
-            await self.connection.wait(self, Waiting.BODY, self._gap_seconds)
+            await self.connection.wait(self, Waiting.BODY, self._patience_seconds)
         if self.pieces:
             piece = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
             self.pieces.clear()
             self.waiting_bytes = 0
+            self._patience_seconds = self._deadlines.gap
             if self.connection is not None:
                 self.connection.resume_reading()
             return piece
@@ -163,7 +174,7 @@ class Http1Connection(asyncio.Protocol):
         """
         if self._is_closing:
             raise self._loss or CutOff(f"{self.name} closed the connection before it answered")
-        response = self._response = Http1Response(self, deadlines.gap)
+        response = self._response = Http1Response(self, deadlines)
         self._started_at = self._loop.time()
         self._head_bytes = self._quiet_bytes = 0
         self._is_head_only = is_head_only

@@ -75,7 +75,7 @@ class Httpx2Transport(Transport):
             raise DeadlineExceeded(f"{name} did not begin to answer in time", code="first_byte_deadline") from error
         except httpx2.HTTPError as error:
             raise _translated(error, name) from error
-        answer = Httpx2Response(response, name, deadlines.gap, self._closing)
+        answer = Httpx2Response(response, name, deadlines, self._closing)
         if answer.problem:
             await answer.aclose()
             raise Malformed(f"the answer of {name} {answer.problem}")
@@ -112,11 +112,12 @@ class Httpx2Response(HttpResponse):
 
     __slots__ = (
         "_closing",
+        "_deadlines",
         "_error",
-        "_gap_seconds",
         "_is_done",
         "_is_reading",
         "_name",
+        "_patience_seconds",
         "_pieces",
         "_response",
         "headers",
@@ -124,13 +125,14 @@ class Httpx2Response(HttpResponse):
     )
 
     def __init__(
-        self, response: httpx2.Response, name: str, gap_seconds: float, closing: set[asyncio.Task[None]]
+        self, response: httpx2.Response, name: str, deadlines: Deadlines, closing: set[asyncio.Task[None]]
     ) -> None:
         self.status = response.status_code
         self.headers = tuple((key.lower(), value) for key, value in response.headers.raw)
         self._response = response
         self._name = name
-        self._gap_seconds = gap_seconds
+        self._deadlines = deadlines
+        self._patience_seconds = deadlines.first_byte
         self._closing = closing
         self._pieces: AsyncGenerator[bytes, None] = response.aiter_raw()
         self._is_done = False
@@ -158,7 +160,7 @@ class Httpx2Response(HttpResponse):
         self._is_done, self._error = True, CutOff(f"{self._name}: the answer was given up here before its end")
         self._is_reading = True
         try:
-            async with asyncio.timeout(self._gap_seconds):
+            async with asyncio.timeout(self._patience_seconds):
                 piece = await anext(self._pieces, b"")
         except TimeoutError as error:
             self._error = Stalled(f"{self._name} began to answer and then fell silent")
@@ -169,6 +171,7 @@ class Httpx2Response(HttpResponse):
         finally:
             self._is_reading = False
         self._is_done, self._error = not piece, None
+        self._patience_seconds = self._deadlines.gap
         return piece
 
     def close(self) -> None:

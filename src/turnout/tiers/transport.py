@@ -31,7 +31,8 @@ class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
     first_byte: float = 300.0
     """From the end of sending until the head of the answer is there."""
     gap: float = 60.0
-    """Until the next piece of the body, counted while somebody waits for it."""
+    """Until the next piece of the body, counted while somebody waits for it; the first may take ``first_byte``, since
+    some servers send the head before they begin to think."""
     write: float = 60.0
     """Until the upstream takes the next slice (at most 256 KiB) of our body."""
 

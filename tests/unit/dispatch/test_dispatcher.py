@@ -114,6 +114,10 @@ class ListSink:
         self.failure, self.was_inside = error, is_inside_event
 
 
+def _only_the_model(model: str, *, asks_usage: bool = False) -> bytes:
+    return model.encode() + b"+usage" * asks_usage
+
+
 class House:
     """A dispatcher with scripted engines ``local/a``, ``local/b``... and everything that it told."""
 
@@ -137,7 +141,7 @@ class House:
     async def ask(self, sink: ListSink | None = None, **facts: Any) -> ListSink:
         sink = sink or ListSink()
         async with asyncio.timeout(5):
-            await self.dispatcher.answer(a_request(**facts), lambda model: model.encode(), sink, "key")
+            await self.dispatcher.answer(a_request(**facts), _only_the_model, sink, "key")
         return sink
 
     @property

@@ -1,25 +1,20 @@
-"""Bytes go through untouched, and whether the answer was whole is known however they were cut into pieces."""
+"""Bytes go through untouched, and an answer that is not whole is never taken for one."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from support.samples import a_target
-from turnout.core.errors import CutOff, Malformed, TurnoutError, UpstreamFailed
+from turnout.core.errors import Broken, CutOff, DeadlineExceeded, Malformed, TurnoutError, UpstreamFailed
 from turnout.core.words import Target, Usage
-from turnout.dispatch.relay import StreamWatch, error_event, first_piece, read_answer, read_usage, relay_stream
+from turnout.dispatch.relay import first_events, read_answer, relay_stream
+from turnout.dispatch.watch import AnswerLimits, StreamWatch
 from turnout.tiers.scripted_transport import ScriptedAnswer, ScriptedResponse
 
 EVENTS = ((b"content-type", b"text/event-stream; charset=utf-8"),)
-CHUNK = b'data: {"choices":[{"delta":{"content":"hi"}}],"usage":null}\n\n'
-USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}}\n\n'
+CHUNK = b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
-WHOLE = CHUNK + USAGE + DONE
-CRLF = WHOLE.replace(b"\n", b"\r\n")
-WORDS = b'data: {"choices":[{"delta":{"content":"data: [DONE]\\n\\n"}}]}\n\n'
-"""A model that says the marker's own words: inside JSON a line break is written as two letters."""
+PING = b": ping\n\n"
 
 
 class ListSink:
@@ -46,150 +41,111 @@ class ListSink:
         raise AssertionError(error)
 
 
-def watch(*pieces: bytes) -> StreamWatch:
-    seen = StreamWatch()
-    for piece in pieces:
-        seen.feed(piece)
-    return seen
-
-
 def answer(*pieces: bytes | TurnoutError, headers: tuple[tuple[bytes, bytes], ...] = EVENTS) -> ScriptedAnswer:
     return ScriptedAnswer(ScriptedResponse(headers=headers, pieces=pieces))
 
 
-@pytest.mark.parametrize("stream", [WHOLE, CRLF, DONE, DONE.replace(b"\n", b"\r\n"), WORDS + DONE])
-def test_the_end_is_seen_wherever_the_stream_is_cut(stream: bytes) -> None:
-    for cut in range(1, len(stream)):
-        first, second = stream[:cut], stream[cut:]
-        assert not watch(first).is_done, f"done after only {first[-20:]!r}"
-        assert watch(first, second).is_done, f"not done although cut after {first[-20:]!r}"
+def a_watch() -> StreamWatch:
+    return StreamWatch("t", AnswerLimits(answer_bytes=1 << 20))
 
 
-@given(st.lists(st.integers(0, len(WHOLE)), max_size=12), st.sampled_from([WHOLE, CRLF]))
-def test_any_cutting_gives_the_same_end_and_usage(cuts: list[int], stream: bytes) -> None:
-    places = sorted({0, *cuts, len(stream)})
-    pieces = [stream[a:b] for a, b in zip(places, [*places[1:], len(stream)], strict=True) if stream[a:b]]
-    seen = watch(*pieces)
-
-    assert seen.is_done
-    assert not seen.is_inside_event
-    assert seen.usage() == Usage(3, 5)
+async def first(response: ScriptedAnswer) -> bytes:
+    return await first_events(response, a_watch(), "t", 5)
 
 
-def test_byte_by_byte_is_the_same() -> None:
-    seen = StreamWatch()
-    for place, byte in enumerate(WHOLE):
-        assert not seen.is_done, place
-        seen.feed(bytes([byte]))
-    assert seen.is_done
+async def relayed(*pieces: bytes | TurnoutError) -> tuple[ListSink, StreamWatch, Broken | None]:
+    """Relay a stream; return what the caller got, the watch, and why it broke."""
+    sink, watch, response = ListSink(), a_watch(), answer(*pieces)
+    begun = await first_events(response, watch, "t", 5)
+    await sink.begin(a_target("local/a"), is_stream=True)
+    try:
+        await relay_stream(response, begun, sink, watch, "t")
+    except Broken as error:
+        return sink, watch, error
+    return sink, watch, None
 
 
-@pytest.mark.parametrize(
-    "stream",
-    [
-        WORDS,
-        CHUNK,
-        CHUNK + b"data: [DONE]",
-        CHUNK + b"data: [DONE]\n",
-        b'data: "x data: [DONE]"\n\n',
-        b"x data: [DONE]\n\n",
-        b"event: data: [DONE]\n\n",
-        DONE + CHUNK,
-    ],
-)
-def test_a_models_words_and_half_a_marker_are_not_the_end(stream: bytes) -> None:
-    assert not watch(stream).is_done
-    assert not any(watch(stream[:cut], stream[cut:]).is_done for cut in range(1, len(stream)))
-
-
-@pytest.mark.parametrize(
-    ("tail", "is_marked"),
-    [(b"data: [DONE]", True), (b"data: [DONE]\n", True), (b"data: [DONE]\r\n", True), (WORDS, False), (CHUNK, False)],
-)
-def test_a_marker_without_its_blank_line_still_counts_at_the_end(tail: bytes, is_marked: bool) -> None:
-    assert watch(CHUNK + tail).is_marked is is_marked
-
-
-@pytest.mark.parametrize(
-    ("stream", "is_inside"), [(b"", False), (CHUNK, False), (CRLF, False), (CHUNK[:-1], True), (b"d", True)]
-)
-def test_it_is_known_whether_an_event_was_cut(stream: bytes, is_inside: bool) -> None:
-    assert watch(*([stream] if stream else [])).is_inside_event is is_inside
-
-
-@pytest.mark.parametrize(
-    ("stream", "usage"),
-    [
-        (WHOLE, Usage(3, 5)),
-        (b'data: {"usage": {"prompt_tokens": 1}}\n\n' + DONE, Usage(1, 0)),
-        (b'data:{"choices":[{"delta":{"content":"data: x"}}],"usage":{"prompt_tokens":2}}\n\n' + DONE, Usage(2, 0)),
-        (b'data: {"usage":{"prompt_tokens":1}}\n\n' + USAGE + DONE, Usage(3, 5)),
-        (CHUNK + DONE, None),
-        (b'data: {"choices":[{"delta":{"content":"\\"usage\\":{\\"prompt_tokens\\":9}"}}]}\n\n' + DONE, None),
-        (b'data: {"usage":{"prompt_tokens":"many"}}\n\n' + DONE, None),
-        (b'event: {"usage":{"prompt_tokens":1}}\n\n' + DONE, None),
-        (b"", None),
-    ],
-)
-def test_usage_is_read_from_the_tail(stream: bytes, usage: Usage | None) -> None:
-    assert watch(stream).usage() == usage
-
-
-def test_a_long_stream_keeps_only_its_tail() -> None:
-    seen = StreamWatch()
-    for _ in range(2000):
-        seen.feed(CHUNK)
-    seen.feed(USAGE)
-    seen.feed(DONE)
-    assert len(seen.tail) < 8192 + len(CHUNK) + len(USAGE) + len(DONE)
-    assert seen.usage() == Usage(3, 5)
-
-
-@pytest.mark.parametrize(
-    ("piece", "told"),
-    [
-        (b'data: {"error":{"message":"out of memory"}}\n\n', "out of memory"),
-        (b'data:{"error":"x"}\n\n', "x"),
-        (b'\n\ndata: {"error":{}}\n\n', '{"error":{}}'),
-        (b'error: {"message":"bad"}\n\n', "bad"),
-        (CHUNK, ""),
-        (b": ping\n\n", ""),
-        (b'data: {"errors":1}\n\n', ""),
-    ],
-)
-def test_a_stream_that_begins_with_an_error_is_recognised(piece: bytes, told: str) -> None:
-    assert told in error_event(piece)
-    assert bool(error_event(piece)) is bool(told)
-
-
-async def test_the_first_piece_decides_whether_somebody_else_may_take_over() -> None:
-    assert await first_piece(answer(CHUNK, DONE), "t") == CHUNK
+async def test_the_first_event_decides_whether_somebody_else_may_take_over() -> None:
+    assert await first(answer(CHUNK, DONE)) == CHUNK
+    assert await first(answer(PING, CHUNK[:9], CHUNK[9:] + PING, DONE)) == PING + CHUNK + PING
     with pytest.raises(Malformed, match="'application/json'"):
-        await first_piece(answer(CHUNK, headers=((b"content-type", b"application/json"),)), "t")
+        await first(answer(CHUNK, headers=((b"content-type", b"application/json"),)))
     with pytest.raises(Malformed, match="'nothing'"):
-        await first_piece(answer(CHUNK, headers=()), "t")
-    with pytest.raises(CutOff, match="before its first event"):
-        await first_piece(answer(), "t")
-    with pytest.raises(UpstreamFailed, match="began with an error: x"):
-        await first_piece(answer(b'data: {"error":"x"}\n\n'), "t")
+        await first(answer(CHUNK, headers=()))
+    for pieces in ((), (PING,), (PING, CHUNK[:-1])):
+        with pytest.raises(CutOff, match="before its first event"):
+            await first(answer(*pieces))
+    with pytest.raises(UpstreamFailed, match="broke off with an error: x"):
+        await first(answer(PING, b'data: {"error":"x"}\n\n'))
+    with pytest.raises(Malformed, match="not JSON: 'data: <html>"):
+        await first(answer(b"data: <html>\n\n"))
     with pytest.raises(CutOff, match="power"):
-        await first_piece(answer(CutOff("power")), "t")
+        await first(answer(PING, CutOff("power")))
+
+
+async def test_comments_alone_are_no_answer() -> None:
+    class Pinging(ScriptedAnswer):
+        async def read(self) -> bytes:
+            import asyncio
+
+            await asyncio.sleep(0)
+            return PING
+
+    response = Pinging(ScriptedResponse(headers=EVENTS))
+    with pytest.raises(DeadlineExceeded, match=r"no event within 0.01 s") as told:
+        await first_events(response, a_watch(), "t", 0.01)
+    assert told.value.code == "first_byte_deadline"
+
+
+async def test_a_whole_stream_goes_through_and_its_connection_is_given_back() -> None:
+    sink, watch, error = await relayed(CHUNK, CHUNK + CHUNK[:20], CHUNK[20:] + DONE)
+    assert (sink.data, sink.is_finished, watch.is_told, error) == (CHUNK * 3 + DONE, True, True, None)
+
+
+@pytest.mark.parametrize("tail", [b"data: [DONE]", b"data: [DONE]\n"])
+async def test_a_marker_without_its_blank_line_is_completed(tail: bytes) -> None:
+    sink, watch, error = await relayed(CHUNK, tail)
+    assert (sink.is_finished, watch.is_told, error) == (True, True, None)
+    assert sink.data.startswith(CHUNK + tail)
+    assert sink.data.endswith(b"\n\n")
+
+
+async def test_a_broken_stream_raises_behind_what_was_good_and_is_not_finished() -> None:
+    for pieces, code in (
+        ((CHUNK,), "answer_cut_off"),
+        ((CHUNK, CutOff("power")), "answer_cut_off"),
+        ((CHUNK, CHUNK + b"oops\n\n"), "malformed_answer"),
+        ((CHUNK, CHUNK + b'data: {"error":"x"}\n\n', DONE), "upstream_failed"),
+        ((CHUNK, CHUNK, *[CHUNK * 1000] * 40), "answer_too_large"),
+    ):
+        sink, watch, error = await relayed(*pieces)
+        assert error is not None
+        assert error.code == code
+        assert sink.data.startswith(CHUNK)
+        assert sink.data.count(b"oops") == sink.data.count(b"error") == 0
+        assert not sink.is_finished
+        assert not watch.is_told
+
+
+async def test_garbage_behind_the_end_costs_the_connection_only() -> None:
+    sink, watch, response = ListSink(), a_watch(), answer(CHUNK, DONE, b"garbage", b"more")
+    begun = await first_events(response, watch, "t", 5)
+    await relay_stream(response, begun, sink, watch, "t")
+    assert sink.data == CHUNK + DONE
+    assert response.is_closed
 
 
 async def test_a_whole_answer_comes_with_its_usage() -> None:
     body = b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}'
     assert await read_answer(answer(body[:9], body[9:]), "t", 1000) == (body, Usage(1, 2))
-    assert await read_answer(answer(b'{"data":[]}'), "t", 1000) == (b'{"data":[]}', None)
-    assert await read_answer(answer(b'{"usage":null}'), "t", 1000) == (b'{"usage":null}', None)
+    for odd in (b'{"data":[]}', b'{"usage":null}', b'{"usage":"many"}', b'{"usage":{"prompt_tokens":"x"}}'):
+        assert await read_answer(answer(odd), "t", 1000) == (odd, None)
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"oops", b'{"a":', b"[1]", b'{"usage":{"prompt_tokens":"\xff"}}', b"[" * 100_000]
-)
+@pytest.mark.parametrize("body", [b"", b"oops", b'{"a":', b"[1]", b"<html></html>", b"[" * 100_000])
 async def test_an_answer_that_is_not_json_is_malformed(body: bytes) -> None:
     with pytest.raises(Malformed, match="proper JSON"):
         await read_answer(answer(body), "local/a", 1 << 20)
-    assert read_usage(body) is None
 
 
 async def test_an_answer_above_the_limit_is_hung_up_on() -> None:
@@ -197,37 +153,3 @@ async def test_an_answer_above_the_limit_is_hung_up_on() -> None:
     with pytest.raises(Malformed, match="larger than 10"):
         await read_answer(response, "t", 10)
     assert response.is_cut_short
-
-
-async def test_a_stream_is_copied_byte_for_byte_and_its_end_is_drained() -> None:
-    sink, seen = ListSink(), StreamWatch()
-    response = answer(CHUNK + DONE[:5], DONE[5:])
-    await relay_stream(response, USAGE, sink, seen, a_target().name)
-
-    assert sink.data == USAGE + CHUNK + DONE
-    assert sink.is_finished
-    assert seen.is_told
-    response.close()
-    assert not response.is_cut_short, "a connection that was read to its end can serve again"
-
-
-async def test_a_marker_at_the_very_end_gets_its_blank_line() -> None:
-    sink = ListSink()
-    await relay_stream(answer(b"data: [DONE]"), CHUNK, sink, StreamWatch(), "t")
-    assert sink.data == CHUNK + b"data: [DONE]\n\n"
-    assert sink.is_finished
-
-
-async def test_a_stream_without_an_end_is_cut_off() -> None:
-    sink = ListSink()
-    with pytest.raises(CutOff, match="without an end marker"):
-        await relay_stream(answer(WORDS), CHUNK, sink, StreamWatch(), "t")
-    assert not sink.is_finished
-
-
-async def test_trouble_after_the_marker_is_nobodys_trouble() -> None:
-    sink = ListSink()
-    response = answer(DONE, CutOff("late"))
-    await relay_stream(response, CHUNK, sink, StreamWatch(), "t")
-    assert sink.is_finished
-    assert response.is_closed

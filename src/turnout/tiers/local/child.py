@@ -79,6 +79,11 @@ class Child:
         """The process id."""
         return self._process.pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended (negative: the signal), or None while it lives."""
+        return self._process.returncode
+
     async def started(self, on_progress: Callable[[str, float | None], None]) -> str:
         """Wait for the ``ready`` line and return the worker's URL.
 

@@ -28,6 +28,10 @@ class ExternalSettings(ModelSettings, frozen=True, kw_only=True):
     can: Annotated[list[Capability], Meta(description="What the model is able to do.")] = msgspec.field(
         default_factory=lambda: ["chat", "completion", "tools", "json"]
     )
+    count_tokens: Annotated[
+        bool,
+        Meta(description="Ask for the usage of every stream, so that traces and metrics know its tokens."),
+    ] = False
     context_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None, Meta(description="Where the server does not tell.")
     ] = None
@@ -114,6 +118,7 @@ class ExternalEngine(ProbedEngine):
             roles=tuple(self.settings.roles),
             origin=self.origin,
             is_loaded=facts["state"] == "ready",
+            counts_tokens=self.settings.count_tokens,
             is_beyond_loopback=not is_loopback_url(self.base_url),
             **facts,
         )

@@ -137,7 +137,7 @@ class ProcessEngine:
                     self._wished.clear()  # the next wish looks again: somebody may have mended it
                     self._change("failed", end.reason)
                     continue
-                policy = policy.after_life(end.lived_seconds)
+                policy = policy.after_life(end.lived_seconds, was_killed=(end.exit_code or 0) < 0)
                 self.context.emit(
                     WorkerCrashed(
                         target=self.target_name,
@@ -177,7 +177,7 @@ class ProcessEngine:
         except TimeoutError:
             return LifeEnd(f"not loaded after {load_seconds:g} s")
         except LoadFailed as error:
-            return LifeEnd(error.message)
+            return LifeEnd(error.message, exit_code=child.exit_code)
         born = self.context.clock.monotonic_seconds()
         self._change("ready", "")
         code = await child.exited()

@@ -13,8 +13,8 @@ class RestartPolicy(msgspec.Struct, frozen=True):
     """How often a worker failed in a row.
 
     The first crash after a steady life is mended at once, because a single crash should cost callers one load and no
-    more; then the delay doubles from half a second to half a minute. A worker that never was ready gets no second try
-    at once: whoever waits for it is told first.
+    more; then the delay doubles from half a second to half a minute. A worker that could not load gets no second try at
+    once: whoever waits for it is told first. One that was killed while it loaded does: that was not its own doing.
 
     Attributes:
         failures: Failures in a row; a life of ``STEADY_SECONDS`` starts the count again.
@@ -22,15 +22,16 @@ class RestartPolicy(msgspec.Struct, frozen=True):
 
     failures: int = 0
 
-    def after_life(self, lived_seconds: float) -> RestartPolicy:
+    def after_life(self, lived_seconds: float, *, was_killed: bool = False) -> RestartPolicy:
         """Return the policy after a worker ended.
 
         Args:
             lived_seconds: How long it had been ready; 0 if it never was.
+            was_killed: A signal ended it.
         """
         if lived_seconds >= STEADY_SECONDS:
             return RestartPolicy(1)
-        return RestartPolicy(max(self.failures + 1, 2 if lived_seconds <= 0 else 1))
+        return RestartPolicy(max(self.failures + 1, 2 if lived_seconds <= 0 and not was_killed else 1))
 
     @property
     def delay_seconds(self) -> float:
