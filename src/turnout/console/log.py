@@ -46,6 +46,8 @@ def open_log(path: Path, *, is_verbose: bool) -> None:
 
 def log_event(event: Event) -> None:
     """Write an event's line."""
+    if type(event) is RequestFinished and event.trace.outcome == "answered" and not logger.isEnabledFor(logging.DEBUG):
+        return  # the many good ones
     level, text = describe(event)
     if text:
         logger.log(level, "%s", text)

@@ -24,6 +24,7 @@ from turnout.core.errors import (
     TurnoutError,
 )
 from turnout.core.events import BreakerChanged, Emit, Event, RequestFinished, WorkerChanged
+from turnout.core.snapshot import Snapshot
 from turnout.core.words import Choice, Plan, Request, Target
 from turnout.dispatch.breaker import Breakers
 from turnout.dispatch.outcome import classify, outcome_of
@@ -36,6 +37,7 @@ from turnout.tiers.fleet import Fleet
 from turnout.tiers.transport import Deadlines, HttpResponse
 
 ERROR_BODY_BYTES = 1 << 20
+PLANS_KEPT = 1000
 
 
 class Rewrite(Protocol):
@@ -96,6 +98,8 @@ class Dispatcher:
         self._breakers = Breakers()
         self._running: set[asyncio.Timeout] = set()
         self._is_closing = False
+        self._planned_for: Snapshot | None = None
+        self._plans: dict[tuple[str, str, str], Plan] = {}
         self._call_deadlines = Deadlines(
             connect=deadlines.connect, first_byte=deadlines.first_byte, gap=deadlines.gap, write=deadlines.write_stall
         )
@@ -106,8 +110,20 @@ class Dispatcher:
         return len(self._running)
 
     def plan(self, request: Request) -> Plan:
-        """Return the plan for a request; see ``routing.policy.make_plan`` for what it raises."""
-        return make_plan(request, self._fleet.snapshot)
+        """Return the plan for a request; see ``routing.policy.make_plan`` for what it raises.
+
+        Plans depend on few facts and on the snapshot, which stays the same object until the world changes.
+        """
+        snapshot = self._fleet.snapshot
+        if snapshot is not self._planned_for:
+            self._planned_for, self._plans = snapshot, {}
+        key = (request.selector, request.kind, request.privacy)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = make_plan(request, snapshot)
+            if len(self._plans) < PLANS_KEPT:
+                self._plans[key] = plan
+        return plan
 
     def hear(self, event: Event) -> None:
         """Listen to the bus: a worker that has become ready starts with a clean record."""
@@ -310,7 +326,7 @@ class Dispatcher:
         first = await first_events(response, watch, target.name, self._deadlines.first_byte)
         self._answering(target, passage.record, attempt)
         try:
-            await passage.sink.begin(target, is_stream=True)
+            await passage.sink.begin(target)
             await relay_stream(response, first, passage.sink, watch, target.name)
         finally:
             watch.finish()
@@ -323,9 +339,7 @@ class Dispatcher:
         record, sink = passage.record, passage.sink
         data, record.usage = await read_answer(response, target.name, self._limits.answer_bytes)
         self._answering(target, record, attempt)
-        await sink.begin(target, is_stream=False)
-        await sink.write(data)
-        await sink.finish()
+        await sink.whole(target, data)
         passage.is_told = True
         record.delivered = "text"
 

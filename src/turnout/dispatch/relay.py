@@ -24,12 +24,20 @@ class Sink(Protocol):
     is_begun: bool
     attempts: int
 
-    async def begin(self, served: Target, *, is_stream: bool) -> None:
-        """Send status 200 and the headers.
+    async def begin(self, served: Target) -> None:
+        """Send status 200 and the headers of a stream.
 
         Args:
             served: Who answers.
-            is_stream: Whether events follow, or one JSON body.
+        """
+        ...
+
+    async def whole(self, served: Target, data: bytes) -> None:
+        """Send a whole answer: status, headers, body and end.
+
+        Args:
+            served: Who answers.
+            data: JSON.
         """
         ...
 
@@ -42,7 +50,7 @@ class Sink(Protocol):
         ...
 
     async def fail(self, error: TurnoutError, *, is_inside_event: bool) -> None:
-        """End an answer that began and then failed: an error event and the end marker.
+        """End a stream that began and then failed: an error event and the end marker.
 
         Args:
             error: What happened.

@@ -7,10 +7,9 @@ stay in memory only, and one event says so.
 from __future__ import annotations
 
 import contextlib
-import queue
 import sqlite3
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,8 @@ from turnout.core.words import Trace
 RING_TRACES = 1000
 QUEUE_TRACES = 20_000
 BATCH_TRACES = 500
+GATHER_SECONDS = 0.25
+"""With the size of a batch: 2,000 traces a second are written; of more, those that failed and the newest."""
 TRIM_EVERY = 1000
 RETRY_SECONDS = 10.0
 FLUSH_SECONDS = 3.0
@@ -46,7 +47,8 @@ class TraceStore:
         self._keep = keep
         self._on_degraded = on_degraded
         self._ring: OrderedDict[str, Trace] = OrderedDict()
-        self._queue: queue.Queue[Trace | None] = queue.Queue(QUEUE_TRACES)
+        self._waiting: deque[Trace] = deque(maxlen=QUEUE_TRACES)
+        self._wake = threading.Event()
         self._is_degraded = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="traces", daemon=True)
@@ -62,9 +64,9 @@ class TraceStore:
         if len(self._ring) > RING_TRACES:
             self._ring.popitem(last=False)
         if self._keep:
-            # A full queue means a disk that cannot follow: the ring still has the trace.
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(trace)
+            self._waiting.append(trace)
+            if not self._wake.is_set():  # once for each batch: waking a thread costs more than serving a request
+                self._wake.set()
 
     def find(self, trace_id: str) -> Trace | None:
         """Return a trace by its id, or the newest one for ``last``; reads the file if memory does not have it.
@@ -98,8 +100,7 @@ class TraceStore:
         if not self._keep:
             return
         self._closing.set()
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(None)
+        self._wake.set()
         self._thread.join(FLUSH_SECONDS)
 
     def _read(self, sql: str, values: tuple[object, ...]) -> list[Trace]:
@@ -150,19 +151,32 @@ class TraceStore:
                     return
 
     def _next_batch(self) -> tuple[list[Trace], bool]:
+        self._wake.wait()
+        self._closing.wait(GATHER_SECONDS)
+        self._wake.clear()
+        is_last = self._closing.is_set()
         batch: list[Trace] = []
-        item = self._queue.get()
-        while item is not None:
-            batch.append(item)
-            if len(batch) >= BATCH_TRACES or self._queue.empty():
-                return batch, False
-            item = self._queue.get()
-        return batch, True
+        while self._waiting:
+            batch.append(self._waiting.popleft())
+        return batch if is_last else thin_out(batch, BATCH_TRACES), is_last
 
     def _degrade(self, error: Exception, dropped: int = 0) -> None:
         if not self._is_degraded or dropped:
             self._on_degraded(str(error), dropped)
         self._is_degraded = True
+
+
+def thin_out(batch: list[Trace], most: int) -> list[Trace]:
+    """Return at most so many traces of a batch: those that tell of a failure first, then the newest.
+
+    Under a load of thousands of requests a second the file would forget each trace within seconds anyway, and writing
+    it would cost as much as serving the request.
+    """
+    if len(batch) <= most:
+        return batch
+    failed = [trace for trace in batch if trace.outcome != "answered"][-most:]
+    room = most - len(failed)
+    return failed + ([trace for trace in batch if trace.outcome == "answered"][-room:] if room else [])
 
 
 def _open(path: Path) -> sqlite3.Connection:

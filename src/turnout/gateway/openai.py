@@ -24,7 +24,7 @@ class Message(msgspec.Struct, frozen=True):
 class CommonFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Fields that every kind of request may carry; unknown ones pass through untouched."""
 
-    model: str = AUTO
+    model: str | msgspec.UnsetType = msgspec.UNSET
     user: str | None = None
 
 
@@ -75,6 +75,7 @@ class RequestHeaders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+MODEL_VALUE = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("[^"\\]*")')
 FACTS: dict[RequestKind, msgspec.json.Decoder[Any]] = {
     "chat": msgspec.json.Decoder(ChatFacts),
     "completion": msgspec.json.Decoder(CompletionFacts),
@@ -88,12 +89,12 @@ class Body:
 
     Args:
         data: The bytes that the caller sent.
-        fields: The raw bytes of every top-level value.
+        place: Where the value of ``model`` begins and ends, if that is plain to see.
     """
 
-    def __init__(self, data: bytes, fields: dict[str, msgspec.Raw]) -> None:
+    def __init__(self, data: bytes, place: tuple[int, int] | None) -> None:
         self.data = data
-        self._fields = fields
+        self._place = place
 
     def with_model(self, model: str, *, asks_usage: bool = False) -> bytes:
         """Return the body with another ``model``; every other value keeps its bytes.
@@ -102,9 +103,12 @@ class Body:
             model: The engine's own name for its model.
             asks_usage: Also set ``stream_options.include_usage``.
         """
-        fields: dict[str, Any] = {**self._fields, "model": model}
+        if self._place is not None and not asks_usage:
+            start, end = self._place
+            return b"%b%b%b" % (self.data[:start], msgspec.json.encode(model), self.data[end:])
+        fields: dict[str, Any] = {**Fields.decode(self.data), "model": model}
         if asks_usage:
-            given = self._fields.get("stream_options")
+            given = fields.get("stream_options")
             options = Fields.decode(given) if given and bytes(given) != b"null" else {}
             fields["stream_options"] = {**options, "include_usage": True}
         return msgspec.json.encode(fields)
@@ -123,29 +127,27 @@ def read_request(kind: RequestKind, data: bytes, request_id: str, wishes: Reques
         InvalidRequest: Not JSON, or a field that is missing, empty or mistyped.
     """
     try:
-        fields = Fields.decode(data)
         facts = FACTS[kind].decode(data)
         if not data.isascii():
             data.decode()  # values that only pass through are not looked at by msgspec
     except msgspec.ValidationError as error:
-        raise _explain(error, kind) from None
+        raise _not_json(data) or _explain(error, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(
-            f"the body is not valid JSON: {error}", hint="send one JSON object in UTF-8", code="invalid_json"
-        ) from None
+        raise _invalid_json(error) from None
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply", hint="flatten it", code="invalid_json") from None
-    if not facts.model:
+    selector = AUTO if facts.model is msgspec.UNSET else facts.model
+    if not selector:
         raise InvalidRequest("model is empty", param="model", hint="name a model, or leave it out for 'auto'")
-    if len(facts.model) > MODEL_CHARACTERS:  # it goes into headers, messages and traces
+    if len(selector) > MODEL_CHARACTERS:  # it goes into headers, messages and traces
         raise InvalidRequest(
-            f"model has {len(facts.model)} characters", param="model", hint=f"a name has at most {MODEL_CHARACTERS}"
+            f"model has {len(selector)} characters", param="model", hint=f"a name has at most {MODEL_CHARACTERS}"
         )
     _check_content(kind, facts)
     request = Request(
         id=request_id,
         kind=kind,
-        selector=facts.model,
+        selector=selector,
         stream=bool(getattr(facts, "stream", False)),
         tools=bool(getattr(facts, "tools", None)),
         json=getattr(facts, "response_format", None) is not None,
@@ -155,7 +157,34 @@ def read_request(kind: RequestKind, data: bytes, request_id: str, wishes: Reques
         deadline_seconds=wishes.deadline_seconds,
         body_bytes=len(data),
     )
-    return request, Body(data, fields)
+    return request, Body(data, _model_place(data, facts.model))
+
+
+def _invalid_json(error: Exception) -> InvalidRequest:
+    return InvalidRequest(
+        f"the body is not valid JSON: {error}", hint="send one JSON object in UTF-8", code="invalid_json"
+    )
+
+
+def _not_json(data: bytes) -> InvalidRequest | None:
+    """Return the error of a body that is no JSON at all: what is wrong with its fields was only seen first."""
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return _invalid_json(error)
+    return None
+
+
+def _model_place(data: bytes, model: str | msgspec.UnsetType) -> tuple[int, int] | None:
+    """Return where the value of the top-level ``model`` stands, or None where that is not plain to see.
+
+    The body is known to be an object with this ``model``. If the letters stand in quotes only once, and no key can be
+    written with escapes, then that is the key; the value is compared all the same.
+    """
+    if model is msgspec.UNSET or data.count(b'"model"') != 1 or b"\\u00" in data:
+        return None
+    found = MODEL_VALUE.search(data)
+    return found.span(1) if found is not None and found[1] == b'"%b"' % model.encode() else None
 
 
 def _wants_usage(facts: Any) -> bool:

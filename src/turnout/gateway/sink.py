@@ -35,13 +35,18 @@ class OpenAiSink:
         self.is_begun = False
         self.attempts = 0
 
-    async def begin(self, served: Target, *, is_stream: bool) -> None:
-        """Send status 200 and the headers."""
-        self._is_stream = is_stream
+    async def begin(self, served: Target) -> None:
+        """Send status 200 and the headers of a stream."""
+        self.is_begun = self._is_stream = True
+        headers = route_headers(self._request, served, self.attempts) + STREAM_TYPE
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def whole(self, served: Target, data: bytes) -> None:
+        """Send a whole answer."""
         self.is_begun = True
         headers = route_headers(self._request, served, self.attempts)
-        headers += STREAM_TYPE if is_stream else [JSON_TYPE]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        headers.append(JSON_TYPE)
+        await send_whole(self._send, 200, headers, data)
 
     async def write(self, data: bytes) -> None:
         """Send a piece."""
@@ -54,8 +59,7 @@ class OpenAiSink:
     async def fail(self, error: TurnoutError, *, is_inside_event: bool) -> None:
         """Send the error as an event, then the end marker."""
         if not self._is_stream:
-            # A whole answer is read before its first byte is sent, so only its writing can have failed.
-            return
+            return  # a whole answer is handed over in one piece: only the caller's taking of it can have failed
         gap = b"\n\n" if is_inside_event else b""
         event = b"data: " + error_body(error, self._request.id) + b"\n\n"
         await self.write(gap + event + b"data: [DONE]\n\n")

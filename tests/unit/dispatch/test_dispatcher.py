@@ -97,9 +97,14 @@ class ListSink:
         self.failure: TurnoutError | None = None
         self.was_inside = False
 
-    async def begin(self, served: Target, *, is_stream: bool) -> None:
+    async def begin(self, served: Target) -> None:
         self.is_begun = True
         self.served = served
+
+    async def whole(self, served: Target, data: bytes) -> None:
+        await self.begin(served)
+        await self.write(data)
+        await self.finish()
 
     async def write(self, data: bytes) -> None:
         assert self.is_begun

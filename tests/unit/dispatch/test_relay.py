@@ -26,8 +26,13 @@ class ListSink:
         self.data = b""
         self.is_finished = False
 
-    async def begin(self, served: Target, *, is_stream: bool) -> None:
+    async def begin(self, served: Target) -> None:
         self.is_begun = True
+
+    async def whole(self, served: Target, data: bytes) -> None:
+        await self.begin(served)
+        await self.write(data)
+        await self.finish()
 
     async def write(self, data: bytes) -> None:
         assert not self.is_finished
@@ -57,7 +62,7 @@ async def relayed(*pieces: bytes | TurnoutError) -> tuple[ListSink, StreamWatch,
     """Relay a stream; return what the caller got, the watch, and why it broke."""
     sink, watch, response = ListSink(), a_watch(), answer(*pieces)
     begun = await first_events(response, watch, "t", 5)
-    await sink.begin(a_target("local/a"), is_stream=True)
+    await sink.begin(a_target("local/a"))
     try:
         await relay_stream(response, begun, sink, watch, "t")
     except Broken as error:

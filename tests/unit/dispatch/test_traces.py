@@ -14,7 +14,7 @@ import pytest
 from support.samples import a_trace
 from turnout.core.events import DaemonReady, RequestFinished
 from turnout.dispatch import traces
-from turnout.dispatch.traces import TraceStore
+from turnout.dispatch.traces import TraceStore, thin_out
 
 PATIENCE_SECONDS = 10.0
 
@@ -232,3 +232,16 @@ def test_a_store_may_be_asked_while_it_hears(path: Path, stores: list[TraceStore
     done.set()
     thread.join(PATIENCE_SECONDS)
     assert failures == []
+
+
+def test_a_flood_keeps_what_failed_and_the_newest() -> None:
+    flood = [
+        a_trace(f"req_{number:04}", outcome="broken" if number % 100 == 0 else "answered") for number in range(1000)
+    ]
+    kept = thin_out(flood, 50)
+
+    assert len(kept) == 50
+    assert sum(trace.outcome == "broken" for trace in kept) == 10
+    assert kept[-1] == flood[-1]
+    assert thin_out(flood[:50], 50) == flood[:50]
+    assert all(trace.outcome == "broken" for trace in thin_out(flood, 5))

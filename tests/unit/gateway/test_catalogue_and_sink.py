@@ -97,7 +97,7 @@ async def test_a_stream_that_fails_ends_with_an_error_event_and_the_marker() -> 
     for is_inside, start in ((True, b"\n\ndata: "), (False, b"data: ")):
         sent: Sent = []
         out = sink(sent)
-        await out.begin(a_target(), is_stream=True)
+        await out.begin(a_target())
         await out.write(b"data: {")
         await out.fail(CutOff("gone"), is_inside_event=is_inside)
 
@@ -113,13 +113,13 @@ async def test_a_stream_that_fails_ends_with_an_error_event_and_the_marker() -> 
 async def test_a_whole_answer_is_json_and_ends() -> None:
     sent: Sent = []
     out = sink(sent)
-    await out.begin(a_target(), is_stream=False)
-    await out.write(b"{}")
-    await out.finish()
+    await out.whole(a_target(), b"{}")
+    await out.fail(CutOff("the caller did not take it"), is_inside_event=False)
 
     assert out.is_begun
-    assert dict(sent[0]["headers"])[b"content-type"] == b"application/json"
-    assert [(m["body"], m["more_body"]) for m in sent[1:]] == [(b"{}", True), (b"", False)]
+    headers = dict(sent[0]["headers"])
+    assert (headers[b"content-type"], headers[b"content-length"]) == (b"application/json", b"2")
+    assert [(m["body"], m["more_body"]) for m in sent[1:]] == [(b"{}", False)]
 
 
 @pytest.mark.parametrize(("seconds", "header"), [(0.2, b"1"), (7.4, b"7"), (None, None)])
