@@ -22,6 +22,8 @@ from turnout.core.snapshot import Snapshot
 from turnout.routing.chains import chain_of
 from turnout.tiers.local.machine import Card
 
+TOLD = (LoadProgressed, WorkerChanged, WorkerCrashed, DefaultChosen, TracesDegraded, DaemonStopping)
+"""What a person at the terminal wants to know."""
 PROGRESS_STEP = 0.2
 
 

@@ -73,7 +73,7 @@ class DefaultChosen(Event, frozen=True, kw_only=True, tag="default_chosen"):
     reason: str
 
 
-class RequestFinished(Event, frozen=True, kw_only=True, tag="request_finished"):
+class RequestFinished(Event, frozen=True, kw_only=True, tag="request_finished", gc=False):
     """A request reached its end, whatever end."""
 
     trace: Trace
@@ -94,19 +94,27 @@ class EventBus:
     """Hands every event to every subscriber, in order, in the emitter's own call."""
 
     def __init__(self) -> None:
-        self._subscribers: list[Subscriber] = []
+        self._subscribers: list[tuple[Subscriber, tuple[type[Event], ...]]] = []
+        self._by_kind: dict[type[Event], list[Subscriber]] = {}
 
-    def subscribe(self, subscriber: Subscriber) -> None:
+    def subscribe(self, subscriber: Subscriber, *kinds: type[Event]) -> None:
         """Add a listener.
 
         Args:
             subscriber: Called with every later event; must not raise or block.
+            kinds: Only these; all if none is named.
         """
-        self._subscribers.append(subscriber)
+        self._subscribers.append((subscriber, kinds))
+        self._by_kind = {}
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Remove a listener that was added before."""
-        self._subscribers.remove(subscriber)
+        for entry in self._subscribers:
+            if entry[0] == subscriber:
+                self._subscribers.remove(entry)
+                self._by_kind = {}
+                return
+        raise ValueError(f"{subscriber!r} does not listen")
 
     def emit(self, event: Event) -> None:
         """Tell everybody.
@@ -114,5 +122,10 @@ class EventBus:
         Args:
             event: What happened.
         """
-        for subscriber in self._subscribers:
-            subscriber(event)
+        kind = type(event)
+        listeners = self._by_kind.get(kind)
+        if listeners is None:
+            listeners = [subscriber for subscriber, kinds in self._subscribers if not kinds or kind in kinds]
+            self._by_kind[kind] = listeners
+        for listener in listeners:
+            listener(event)

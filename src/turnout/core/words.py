@@ -1,7 +1,8 @@
 """The nouns that every room shares: request, target, plan, attempt, trace.
 
 All are frozen; a change is a new value. Times inside a trace are milliseconds since the request arrived, so that a
-trace reads the same whenever it is printed.
+trace reads the same whenever it is printed. What a trace is made of has no cycles, so the garbage collector need not
+look at it (``gc=False``): thousands of traces are kept.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ PATHS: dict[RequestKind, str] = {
 """Where each kind of request lives below an OpenAI-compatible base URL."""
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One thing that a caller asks, without its text: prompts are never kept.
 
     Attributes:
@@ -113,14 +114,14 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     counts_tokens: bool = False
 
 
-class Choice(msgspec.Struct, frozen=True):
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """A target with the reason for or against it."""
 
     target: str
     reason: str
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The ordered targets chosen for one request, and every other target with the reason against it.
 
     Attributes:
@@ -134,14 +135,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     refusals: tuple[Choice, ...] = ()
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """One named part of an attempt: ``load``, ``send``, ``first_byte``, ``body``."""
 
     name: str
     milliseconds: float
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One try at one target.
 
     Attributes:
@@ -165,14 +166,14 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None = None
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens as the engine counted them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-class Trace(msgspec.Struct, frozen=True, kw_only=True):
+class Trace(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The whole story of one request; ``turnout why`` prints it. It holds no prompt and no answer.
 
     ``delivered`` says what the caller had been given by the end: text can be asked for again, a tool call may have run.

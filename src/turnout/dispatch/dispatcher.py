@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 from typing import Protocol
 
 from turnout.config.schema import DeadlineSettings
@@ -190,17 +189,12 @@ class Dispatcher:
             raise ShuttingDown("turnout is shutting down", hint="try again when it has been started again")
         total = min(self._deadlines.total, passage.request.deadline_seconds or self._deadlines.total)
         async with asyncio.timeout(total) as passage.limit:
-            with self._registered(passage.limit):
+            self._running.add(passage.limit)
+            try:
                 plan = passage.record.plan = self.plan(passage.request)
                 await self._walk(plan, passage)
-
-    @contextlib.contextmanager
-    def _registered(self, limit: asyncio.Timeout) -> Iterator[None]:
-        self._running.add(limit)
-        try:
-            yield
-        finally:
-            self._running.discard(limit)
+            finally:
+                self._running.discard(passage.limit)
 
     def _why_ended(self, request: Request) -> TurnoutError:
         if self._is_closing:

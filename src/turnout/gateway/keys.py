@@ -9,9 +9,11 @@ from pathlib import Path
 import msgspec
 
 from turnout.config.files import write_privately
+from turnout.core.clock import Clock
 from turnout.core.errors import UNREADABLE_JSON, NotFound, SetupError
 from turnout.core.ids import KEY_PREFIX, new_key
 
+LOOK_SECONDS = 0.1
 SHOWN_CHARACTERS = len(KEY_PREFIX) + 4
 
 
@@ -44,10 +46,13 @@ class KeyStore:
 
     Args:
         path: The file.
+        clock: Where it is given, the file is looked at ten times a second at most: a look costs as much as a request.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self._path = path
+        self._clock = clock
+        self._next_look = 0.0
         self._seen: tuple[int, int, int] | None = None
         self._by_hash: dict[str, Key] = {}
 
@@ -118,6 +123,11 @@ class KeyStore:
         raise NotFound(f"there is no key {name!r}", hint=f"keys: {names}")
 
     def _refresh(self) -> None:
+        if self._clock is not None:
+            now = self._clock.monotonic_seconds()
+            if now < self._next_look:
+                return
+            self._next_look = now + LOOK_SECONDS
         try:
             stat = self._path.stat()
         except FileNotFoundError:
@@ -142,6 +152,7 @@ class KeyStore:
         data = msgspec.json.format(msgspec.json.encode(KeyFile(keys)), indent=2)
         write_privately(self._path, data)
         self._seen = None
+        self._next_look = 0.0
         self._refresh()
 
 
