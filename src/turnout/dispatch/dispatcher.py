@@ -29,7 +29,7 @@ from turnout.dispatch.breaker import Breakers
 from turnout.dispatch.outcome import classify, outcome_of
 from turnout.dispatch.record import BREAKER_OPEN, TARGET_GONE, AttemptRecord, Record
 from turnout.dispatch.relay import Sink, first_events, read_answer, relay_stream
-from turnout.dispatch.watch import AnswerLimits, StreamWatch
+from turnout.dispatch.watch import AnswerLimits, StreamWatch, has_tool_call
 from turnout.routing.policy import make_plan
 from turnout.tiers.base import Call, Engine
 from turnout.tiers.fleet import Fleet
@@ -62,14 +62,13 @@ class Passage:
         record: Its story so far.
     """
 
-    __slots__ = ("is_told", "limit", "record", "request", "rewrite", "sink", "watch")
+    __slots__ = ("is_told", "limit", "record", "request", "rewrite", "sink")
 
     def __init__(self, request: Request, rewrite: Rewrite, sink: Sink, record: Record) -> None:
         self.request = request
         self.rewrite = rewrite
         self.sink = sink
         self.record = record
-        self.watch: StreamWatch | None = None
         self.limit: asyncio.Timeout | None = None
         self.is_told = False
         """The caller has the whole answer: whatever happens from now on, it was answered."""
@@ -165,7 +164,7 @@ class Dispatcher:
             except TurnoutError as error:
                 failure = error
             if failure is not None and sink.is_begun:
-                await sink.fail(failure, is_inside_event=passage.watch is not None and passage.watch.is_inside_event)
+                await sink.fail(failure)
             caller_left = False
         finally:
             caller_left = caller_left and not passage.is_told
@@ -316,7 +315,7 @@ class Dispatcher:
     async def _relay(
         self, response: HttpResponse, target: Target, passage: Passage, attempt: AttemptRecord, *, strips_usage: bool
     ) -> None:
-        watch = passage.watch = StreamWatch(target.name, self._limits, strips_usage=strips_usage)
+        watch = StreamWatch(target.name, self._limits, strips_usage=strips_usage)
         first = await first_events(response, watch, target.name, self._deadlines.first_byte)
         self._answering(target, passage.record, attempt)
         try:
@@ -335,7 +334,7 @@ class Dispatcher:
         self._answering(target, record, attempt)
         await sink.whole(target, data)
         passage.is_told = True
-        record.delivered = "text"
+        record.delivered = "tool_call" if has_tool_call(data) else "text"
 
     def _answering(self, target: Target, record: Record, attempt: AttemptRecord) -> None:
         attempt.step("first_byte")

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from turnout.core.errors import UNREADABLE_JSON, CutOff, DeadlineExceeded, Malformed, TurnoutError
 from turnout.core.words import Target, Usage
-from turnout.dispatch.watch import EVENT, StreamWatch, read_usage
+from turnout.dispatch.watch import DONE_EVENT, EVENT, StreamWatch, read_usage
 from turnout.tiers.transport import HttpResponse
 
 DRAIN_SECONDS = 1.0
@@ -49,12 +49,11 @@ class Sink(Protocol):
         """End a good answer."""
         ...
 
-    async def fail(self, error: TurnoutError, *, is_inside_event: bool) -> None:
-        """End a stream that began and then failed: an error event and the end marker.
+    async def fail(self, error: TurnoutError) -> None:
+        """End a stream that began and then failed, between two events: an error event and the end marker.
 
         Args:
             error: What happened.
-            is_inside_event: The bytes sent so far end in the middle of an event.
         """
         ...
 
@@ -133,7 +132,7 @@ async def relay_stream(response: HttpResponse, first: bytes, sink: Sink, watch: 
         good = watch.feed(piece)
     if not watch.is_marked:
         raise CutOff(f"{target} ended the stream without an end marker", hint="the answer is incomplete")
-    await sink.write(b"data: [DONE]\n\n" if not watch.is_inside_event else b"\n\n")
+    await sink.write(DONE_EVENT)
     await sink.finish()
     watch.is_told = True
 

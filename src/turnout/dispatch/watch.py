@@ -86,14 +86,8 @@ class StreamWatch:
         self._limits = limits
         self._strips_usage = strips_usage
         self._bytes = 0
-        self._open = b""  # the beginning of an event whose end has not come
+        self._open = bytearray()  # the beginning of an event whose end has not come
         self._tail = b""
-        self._is_left_inside = False  # a bad event's beginning was given out before its end came
-
-    @property
-    def is_inside_event(self) -> bool:
-        """Whether the bytes given out so far stop in the middle of an event."""
-        return self._is_left_inside or (bool(self._open) and not self._strips_usage)
 
     @property
     def is_marked(self) -> bool:
@@ -101,33 +95,44 @@ class StreamWatch:
         return self._open.rstrip() == b"data: [DONE]"
 
     def feed(self, piece: bytes) -> bytes:
-        """Look at the next piece and return what the caller may have of it.
+        """Look at the next piece and return what the caller may have: whole events only.
+
+        Half an event is held back, since a caller that got it could not read the error that may follow.
 
         Args:
             piece: As it arrived.
         """
         self._bytes += len(piece)
-        before = len(self._open)
-        data = self._open + piece if before else piece
-        cut = self._end_of_last_event(data)
-        whole, self._open = (data, b"") if cut == len(data) else (data[:cut], data[cut:])
+        whole = self._whole_events(piece)
+        if len(whole) > self._limits.event_bytes:
+            whole = self._before_a_huge_one(whole)
         good = self._check(whole) if whole else b""
         if self.failure is None and not self.is_done:
-            self._check_size(whole)
+            self._check_size()
         if good:
             self._note(good)
-        if self._strips_usage:
-            return good
-        if self.failure is not None or self.is_done:
-            self._open = b""
-            self._is_left_inside = len(good) < before
-            return good[before:]
-        return piece
+        return good
 
     def finish(self) -> None:
         """Read the usage from the tail, if no event has told it yet."""
         if self.usage is None:
             self.usage = _usage_in_tail(self._tail)
+
+    def _whole_events(self, piece: bytes) -> bytes:
+        """Take a piece in, and give out the events that are whole now."""
+        if self._open:
+            # Only the seam can hold a blank line that neither part has: a long event is not searched again and again.
+            seam = bytes(self._open[-3:]) + piece
+            if not self._end_of_last_event(seam):
+                self._open += piece
+                return b""
+            piece = bytes(self._open) + piece
+        cut = self._end_of_last_event(piece)
+        if cut == len(piece):
+            self._open = bytearray()
+            return piece
+        self._open = bytearray(piece[cut:])
+        return piece[:cut]
 
     def _end_of_last_event(self, data: bytes) -> int:
         end = data.rfind(b"\n\n")
@@ -138,15 +143,19 @@ class StreamWatch:
             return ends[-1] if ends else 0
         return 0
 
+    def _before_a_huge_one(self, whole: bytes) -> bytes:
+        start = 0
+        for event in _split(whole):
+            if len(event) > self._limits.event_bytes:
+                self.failure = self._huge()
+                return whole[:start]
+            start += len(event)
+        return whole
+
     def _check(self, whole: bytes) -> bytes:
         """Return the part of some whole events that may go on: all of it, where nothing is wrong."""
-        events = whole
-        if whole.endswith(DONE_EVENT):
-            events = whole[: -len(DONE_EVENT)]
-            if not events or events.endswith(b"\n\n"):
-                self.is_done = self.has_event = True
-            else:
-                events = whole
+        is_last = whole.endswith(DONE_EVENT)
+        events = whole[: -len(DONE_EVENT)] if is_last else whole
         is_plain = not events or (
             events.startswith(EVENT_START)
             and events.endswith(EVENT_END)
@@ -155,9 +164,8 @@ class StreamWatch:
             and not (self._strips_usage and b'"usage"' in events)
         )
         if is_plain:
-            self.has_event = True
+            self.has_event, self.is_done = True, is_last
             return whole
-        self.is_done = False
         return self._inspect(whole)
 
     def _inspect(self, whole: bytes) -> bytes:
@@ -191,20 +199,25 @@ class StreamWatch:
         self.usage = usage or self.usage
         return not (self._strips_usage and usage is not None and bytes(wire.choices) in (b"[]", b"null"))
 
-    def _check_size(self, whole: bytes) -> None:
-        limits = self._limits
-        if self._bytes > limits.answer_bytes:
-            self.failure = _too_large(f"{self._target} sent more than {limits.answer_bytes} bytes without an end")
-        elif len(self._open) > limits.event_bytes or (
-            len(whole) > limits.event_bytes and max(map(len, _split(whole))) > limits.event_bytes
-        ):
-            self.failure = _too_large(f"{self._target} sent an event of more than {limits.event_bytes} bytes")
+    def _check_size(self) -> None:
+        most = self._limits.answer_bytes
+        if self._bytes > most:
+            self.failure = _too_large(f"{self._target} sent more than {most} bytes without an end")
+        elif len(self._open) > self._limits.event_bytes:
+            self.failure = self._huge()
+
+    def _huge(self) -> Malformed:
+        return _too_large(f"{self._target} sent an event of more than {self._limits.event_bytes} bytes")
 
     def _note(self, good: bytes) -> None:
         if self.delivered != "tool_call" and self.has_event:
-            is_call = b'"tool_calls":[{' in good or b'"tool_calls": [{' in good
-            self.delivered = "tool_call" if is_call else "text"
+            self.delivered = "tool_call" if has_tool_call(good) else "text"
         self._tail = good[-TAIL_BYTES:] if len(good) >= TAIL_BYTES else (self._tail + good)[-TAIL_BYTES:]
+
+
+def has_tool_call(data: bytes) -> bool:
+    """Return whether an answer or some events carry a tool call. A model's words cannot look so: quotes are escaped."""
+    return b'"tool_calls":[{' in data or b'"tool_calls": [{' in data
 
 
 def read_usage(wire: EventWire) -> Usage | None:

@@ -56,13 +56,12 @@ class OpenAiSink:
         """End a good answer."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def fail(self, error: TurnoutError, *, is_inside_event: bool) -> None:
+    async def fail(self, error: TurnoutError) -> None:
         """Send the error as an event, then the end marker."""
         if not self._is_stream:
             return  # a whole answer is handed over in one piece: only the caller's taking of it can have failed
-        gap = b"\n\n" if is_inside_event else b""
         event = b"data: " + error_body(error, self._request.id) + b"\n\n"
-        await self.write(gap + event + b"data: [DONE]\n\n")
+        await self.write(event + b"data: [DONE]\n\n")
         await self.finish()
 
 

@@ -94,27 +94,25 @@ def test_the_facts_of_the_route_are_in_the_headers() -> None:
 
 
 async def test_a_stream_that_fails_ends_with_an_error_event_and_the_marker() -> None:
-    for is_inside, start in ((True, b"\n\ndata: "), (False, b"data: ")):
-        sent: Sent = []
-        out = sink(sent)
-        await out.begin(a_target())
-        await out.write(b"data: {")
-        await out.fail(CutOff("gone"), is_inside_event=is_inside)
+    sent: Sent = []
+    out = sink(sent)
+    await out.begin(a_target())
+    await out.write(b"data: {}\n\n")
+    await out.fail(CutOff("gone"))
 
-        assert sent[0]["status"] == 200
-        assert dict(sent[0]["headers"])[b"content-type"].startswith(b"text/event-stream")
-        event, marker, rest = sent[2]["body"].removeprefix(start).partition(b"\n\ndata: [DONE]\n\n")
-        assert sent[2]["body"].startswith(start)
-        assert (marker, rest) == (b"\n\ndata: [DONE]\n\n", b"")
-        assert msgspec.json.decode(event)["error"]["code"] == "answer_cut_off"
-        assert [message["more_body"] for message in sent[1:]] == [True, True, False]
+    assert sent[0]["status"] == 200
+    assert dict(sent[0]["headers"])[b"content-type"].startswith(b"text/event-stream")
+    event, marker, rest = sent[2]["body"].partition(b"\n\ndata: [DONE]\n\n")
+    assert (marker, rest) == (b"\n\ndata: [DONE]\n\n", b"")
+    assert msgspec.json.decode(event.removeprefix(b"data: "))["error"]["code"] == "answer_cut_off"
+    assert [message["more_body"] for message in sent[1:]] == [True, True, False]
 
 
 async def test_a_whole_answer_is_json_and_ends() -> None:
     sent: Sent = []
     out = sink(sent)
     await out.whole(a_target(), b"{}")
-    await out.fail(CutOff("the caller did not take it"), is_inside_event=False)
+    await out.fail(CutOff("the caller did not take it"))
 
     assert out.is_begun
     headers = dict(sent[0]["headers"])
