@@ -322,6 +322,18 @@ async def run_daemon(loaded: LoadedConfig, paths: Paths, talk: Talk) -> None:
     await daemon.run()
 
 
+def allow_many_connections() -> None:
+    """Raise the limit of open files to what the system lets us have: each caller and each engine's answer takes one."""
+    try:
+        import resource
+    except ImportError:  # native Windows knows no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # macOS refuses some values that it names itself
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     """Return uvloop's loop where it exists, else asyncio's own."""
     try:
@@ -353,6 +365,7 @@ def main(arguments: list[str] | None = None) -> int:
         loaded = load_config(paths, file=given.config, flags=flags)
         for warning in loaded.warnings:
             talk.say(f"warning: {warning}")
+        allow_many_connections()
         with hold_lock(paths):
             open_log(paths.log_dir / "daemon.log", is_verbose=given.verbose)
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
