@@ -10,16 +10,21 @@ from typing import Any
 
 from turnout.core.errors import InvalidRequest
 from turnout.core.words import Request, RequestKind
-from turnout.gateway.openai import RequestHeaders, read_request
+from turnout.gateway.openai import RequestHeaders, error_body, read_request
 
 KINDS: tuple[RequestKind, ...] = ("chat", "completion", "embedding")
 NAMES = ("local/tiny", 'a"b\\c', "modèle\u2028", "")
 BODIES = (
     '{"model":"auto","messages":[{"role":"user","content":"Hello"}]}',
-    '{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url","image_url":{"url":"u"}}]}],'
-    '"stream":true,"stream_options":{"include_usage":true},"max_tokens":5,"temperature":0.5,"stop":["a","b"],"n":1}',
-    '{"model":"m","messages":[{"role":"tool","content":null,"tool_call_id":"1"}],"tools":[{"type":"function"}],'
-    '"response_format":{"type":"json_object"},"seed":-1,"top_p":1e-3,"user":"u","unknown":{"x":[1,2.50,{}]}}',
+    '{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url","image_url":{}}]}]}',
+    (
+        '{"stream":true,"stream_options":{"include_usage":true},"max_tokens":5,"temperature":0.5,"stop":["a","b"],"n":1,'
+        '"messages":[{"role":"user","content":""}]}'
+    ),
+    (
+        '{"model":"m","messages":[{"role":"tool","content":null,"tool_call_id":"1"}],"tools":[{"type":"function"}],'
+        '"response_format":{"type":"json_object"},"seed":-1,"top_p":1e-3,"user":"u","unknown":{"x":[1,2.50,{}]}}'
+    ),
     '{"model":"m","prompt":"Once","max_tokens":16,"logit_bias":{"50256":-100}}',
     '{"model":"m","prompt":[1,2,3],"stream":false}',
     '{"input":["a","b"],"encoding_format":"base64","dimensions":8}',
@@ -27,15 +32,13 @@ BODIES = (
     '{"input":[[1,2],[3]],"big":123456789012345678901234567890,"small":1E-400,"deep":[[[[[[[[{"a":[]}]]]]]]]]}',
     ' \n{"prompt" : "ä€😀" , "x\\n\\"y" : "\\/\\b\\f" , "" : -0.0 , "e" : 1e5 }\r\n',
 )
-WORDS = tuple(
-    word.encode("utf-8", "surrogatepass")
-    for word in (
-        "{", "}", "[", "]", ",", ":", '"', "\\", "null", "true", "false", "0", "-0", "1e999", "-", "NaN", "Infinity", "1.",
-        ".5", "01", "18446744073709551616", "9" * 400, '"model":', '"model":null', '"model":"x"', '"messages":[]',
-        '"stream":"yes"', '"prompt":', '"input":', '""', '"a":1,', '"a":2,', "\\u0000", "\\ud800", "\\u", "\\x", "\ud800",
-        "\ufeff", "\u2028", "\0", "\x1f", "\t", "\n", "/**/", "'", "[" * 200, "]" * 200, '{"a":' * 100, "😀",
-    )
-) + (b"\xff", b"\xc0\x80", b"\xf0\x9f\x98")  # fmt: skip
+TEXTS = (
+    "{", "}", "[", "]", ",", ":", '"', "\\", "null", "true", "false", "0", "-0", "1e999", "-", "NaN", "Infinity",
+    "1.", ".5", "01", "18446744073709551616", "9" * 400, '"model":', '"model":null', '"model":"x"', '"messages":[]',
+    '"stream":"yes"', '"prompt":', '"input":', '""', '"a":1,', '"a":2,', "\\u0000", "\\ud800", "\\u", "\\x",
+    "\ud800", "\ufeff", "\u2028", "\0", "\x1f", "\t", "\n", "/**/", "'", "[" * 200, "]" * 200, '{"a":' * 100, "😀",
+)  # fmt: skip
+WORDS = (*(text.encode("utf-8", "surrogatepass") for text in TEXTS), b"\xff", b"\xc0\x80", b"\xf0\x9f\x98")
 
 
 def _loads(data: bytes) -> Any:
@@ -63,8 +66,8 @@ class Bodies:
     """The target."""
 
     name = "bodies"
-    seeds = tuple(bytes([kind]) + body.encode() for kind in range(6) for body in BODIES)
-    words = WORDS
+    seeds: tuple[bytes, ...] = tuple(bytes([kind]) + body.encode() for kind in range(6) for body in BODIES)
+    words: tuple[bytes, ...] = WORDS
     fixed_bytes = 1
 
     def check(self, data: bytes) -> Request | InvalidRequest:
@@ -79,8 +82,7 @@ class Bodies:
         try:
             request, body = read_request(kind, sent, "req_1", RequestHeaders())
         except InvalidRequest as error:
-            assert error.message, "an error without a text"
-            assert error.message.encode(), "an error that cannot be sent"
+            error_body(error, "req_1")  # it can be told
             return error
         assert body.data == sent
         rewritten = body.with_model(name)

@@ -181,7 +181,7 @@ class MemoryTransport(asyncio.Transport):
         """Return what the peer has not taken."""
         return len(self.written) if self._is_stuck and not self._is_lost else 0
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:  # noqa: ARG002
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set when writers have to wait."""
         self._high = self._high if high is None else high
 

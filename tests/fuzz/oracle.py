@@ -10,9 +10,10 @@ import re
 from typing import NamedTuple
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") +([\x21-\x7e]+) +HTTP/(\d\.\d)")
-STATUS_LINE = re.compile(rb"HTTP/(\d\.\d) (\d{3})(?: ([\t \x21-\x7e\x80-\xff]*))?")
 # Leniency: several spaces around the target (RFC 9112, 3: words may be separated by any white space).
+REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") +([\x21-\x7e]+) +HTTP/(\d\.\d)")
+# Leniency: any byte in the reason, which nobody reads.
+STATUS_LINE = re.compile(rb"HTTP/(\d\.\d) (\d{3})(?: ([^\r\n]*))?")
 FIELD = re.compile(rb"(" + TOKEN + rb"):[ \t]*([^\r\n\0]*?)[ \t]*")
 CHUNK = re.compile(rb"([0-9A-Fa-f]+)(?:[ \t]*;[^\r\n\0]*)?")
 Headers = list[tuple[bytes, bytes]]
@@ -135,11 +136,17 @@ def length_of(headers: Headers) -> int | None:
     return int(values[0])
 
 
-def is_chunked(headers: Headers) -> bool:
-    """Return whether the body comes in chunks; no other coding is known here."""
-    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
-    if codings and codings != [b"chunked"]:
-        raise Malformed(f"the codings {codings}")
+def is_chunked(headers: Headers, *, has_others: bool = False) -> bool:
+    """Return whether the body comes in chunks.
+
+    Args:
+        headers: Of the message.
+        has_others: Leniency: whether other codings may stand before; our client leaves them in place.
+    """
+    codings = b",".join([value.lower() for name, value in headers if name == b"transfer-encoding"])
+    last = codings.rpartition(b",")[2].strip() if has_others else codings
+    if codings and last != b"chunked":
+        raise Malformed(f"the codings {codings!r}")
     return bool(codings)
 
 
@@ -164,20 +171,22 @@ def read_requests(data: bytes) -> tuple[list[Message], str]:
     return found, ""
 
 
-def read_answers(data: bytes, methods: list[bytes], *, is_closed: bool) -> list[Message]:
+def read_answers(data: bytes, methods: list[bytes], *, is_closed: bool, most: int = 1000) -> list[Message]:
     """Return the final answers in some bytes.
 
     Args:
         data: All that a server wrote.
         methods: Of the requests, in order; later ones count as GET.
         is_closed: The server has closed, which ends a body without a length.
+        most: What follows so many answers is left alone.
 
     Raises:
         Malformed: They are no HTTP/1.1, or something stands behind an answer that announced the end.
     """
     reader = Reader(data)
     found: list[Message] = []
-    while not reader.is_at_end:
+    while not reader.is_at_end and len(found) < most:
+        reader.skip_blank_lines()
         if found and (b"connection", b"close") in found[-1].headers:
             raise Malformed("bytes behind the last answer")
         if (head := reader.head(STATUS_LINE)) is None:
@@ -192,7 +201,7 @@ def read_answers(data: bytes, methods: list[bytes], *, is_closed: bool) -> list[
         method = methods[len(found)] if len(found) < len(methods) else b"GET"
         body, is_whole = b"", True
         if method != b"HEAD" and status not in (204, 304):
-            chunked, length = is_chunked(headers), length_of(headers)
+            chunked, length = is_chunked(headers, has_others=True), length_of(headers)
             if chunked:
                 body, is_whole = reader.chunks()
                 if reader.fault:

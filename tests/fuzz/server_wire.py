@@ -18,6 +18,7 @@ from fuzz.oracle import Message as Framed
 from fuzz.oracle import read_answers, read_requests
 from turnout.core.errors import TurnoutError
 from turnout.gateway.connection import LimitedProtocol, ServerLimits, State
+from turnout.gateway.exchange import logger
 
 LIMITS = (ServerLimits(), ServerLimits(header_bytes=256, body_bytes=64, connections=1))
 ENDINGS = ("silence", "end of file", "reset", "stuck")
@@ -45,16 +46,14 @@ SEEDS = tuple(
     for cut, end, manner, limit in [(0, 0, 0, 0), (number % 7, number % 4, number % 6, number % 2)]
 )
 WORDS = (
-    b"\r\n", b"\r", b"\n", b"\r\n\r\n", b"\0", b" ", b"\t", b":", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/0.9", b"GET ", b"HEAD ",
-    b"POST ", b"DELETE ", b"CONNECT ", b"Content-Length: 0\r\n", b"Content-Length: 5\r\n", b"Content-Length: +5\r\n",
-    b"Content-Length: 18446744073709551617\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip, chunked\r\n",
-    b"Transfer-Encoding : chunked\r\n", b"Transfer-Encoding:\x0bchunked\r\n", b"Connection: close\r\n", b" folded\r\n",
-    b"Connection: keep-alive\r\n", b"Connection: upgrade\r\nUpgrade: websocket\r\n", b"Expect: 100-continue\r\n",
-    b"0\r\n\r\n", b"5\r\nhello\r\n", b"5;a=b\r\n", b"fffffffffffffffff\r\n", b"-1\r\n", b"0x5\r\n", b"?", b"#", b"%00",
-    b"//", b"\x80\xff",
+    b"\r\n", b"\r", b"\n", b"\r\n\r\n", b"\0", b" ", b"\t", b":", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/0.9", b"GET ",
+    b"HEAD ", b"POST ", b"DELETE ", b"CONNECT ", b"Content-Length: 0\r\n", b"Content-Length: 5\r\n",
+    b"Content-Length: +5\r\n", b"Content-Length: 18446744073709551617\r\n", b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: gzip, chunked\r\n", b"Transfer-Encoding : chunked\r\n", b"Transfer-Encoding:\x0bchunked\r\n",
+    b"Connection: close\r\n", b" folded\r\n", b"Connection: keep-alive\r\n",
+    b"Connection: upgrade\r\nUpgrade: websocket\r\n", b"Expect: 100-continue\r\n", b"0\r\n\r\n", b"5\r\nhello\r\n",
+    b"5;a=b\r\n", b"fffffffffffffffff\r\n", b"-1\r\n", b"0x5\r\n", b"?", b"#", b"%00", b"//", b"\x80\xff",
 )  # fmt: skip
-
-logging.getLogger("turnout.server").setLevel(logging.CRITICAL)  # a failing handler is part of the play
 
 
 class Call(NamedTuple):
@@ -146,8 +145,13 @@ class Play:
             if is_partial:
                 return
 
-    def judge(self) -> None:
-        """Compare what the handlers were given and what was written with the slow and strict reading."""
+    def judge(self, logged: list[str]) -> None:
+        """Compare what the handlers were given and what was written with the slow and strict reading.
+
+        Args:
+            logged: What the server had to say.
+        """
+        assert self.manner == "fail" or not logged, f"it failed on its own: {logged}"
         framed, why = read_requests(self.sent)
         assert len(self.calls) <= len(framed), f"a handler was called for what is no request: {why}"
         for call, request in zip(self.calls, framed, strict=False):
@@ -191,13 +195,19 @@ class ServerWire:
     """The target."""
 
     name = "server_wire"
-    seeds = SEEDS
-    words = WORDS
+    seeds: tuple[bytes, ...] = SEEDS
+    words: tuple[bytes, ...] = WORDS
     fixed_bytes = CONTROL_BYTES
 
     def __init__(self) -> None:
         self._loop = JumpingLoop()
         self._quiet = QuietSocket()
+        self._logged: list[str] = []
+        logger.addFilter(self._note)
+
+    def _note(self, record: logging.LogRecord) -> bool:
+        self._logged.append(f"{record.getMessage()} {record.exc_info}")
+        return False
 
     def check(self, data: bytes) -> list[Call]:
         """Play one input; return what handlers were given.
@@ -206,11 +216,13 @@ class ServerWire:
             AssertionError: An invariant is broken.
         """
         play = Play(data, self._loop, self._quiet)
+        self._logged.clear()
         self._loop.play(play.run())
-        play.judge()
+        play.judge(self._logged)
         return play.calls
 
     def close(self) -> None:
         """Close the loop."""
+        logger.removeFilter(self._note)
         self._loop.close()
         self._quiet.close()

@@ -18,17 +18,9 @@ import pytest
 import pytest_asyncio
 
 from support.daemon import RunningDaemon, launch
+from support.fault_answers import DONE, EVENTS_BEFORE_FAULT, GOOD_STREAM, GOOD_WHOLE, STREAMS, WHOLES
 from support.fault_peer import FaultPeer
-from support.fault_scripts import (
-    DONE,
-    EVENTS_BEFORE_FAULT,
-    FAULTS,
-    GOOD_STREAM,
-    GOOD_WHOLE,
-    RETRY_AFTER_SECONDS,
-    STREAMS,
-    WHOLES,
-)
+from support.fault_scripts import FAULTS, RETRY_AFTER_SECONDS
 from support.fault_table import AFTER, BEFORE, DEMANDED, Cell, Row, cells_of, cuts_at_every_chunk, read_table
 from turnout.core.words import ROLES
 
@@ -91,6 +83,9 @@ async def matrix(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
                     assert not [line for line in daemon.output if "Traceback" in line]
             finally:
                 await asyncio.gather(*[daemon.aclose() for daemon in daemons])
+            async with asyncio.timeout(LEAVING):
+                while bad.open_connections + good.open_connections:
+                    await asyncio.sleep(0)
         _say(request.config, f"fault matrix: {len(CELLS)} cells in {len(ROWS)} rows, {count} daemons")
 
 

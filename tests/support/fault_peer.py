@@ -13,7 +13,8 @@ from collections import defaultdict
 from types import TracebackType
 from typing import Self
 
-from support.fault_scripts import FAULTS, Behaviour, Exchange, Play, good
+from support.fault_answers import Behaviour
+from support.fault_scripts import FAULTS, Exchange, Play, good
 
 
 class FaultPeer:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from support.fault_scripts import FAULTS, STREAMS, WHOLES, Behaviour, Phase
+from support.fault_answers import STREAMS, WHOLES, Behaviour, Phase
+from support.fault_scripts import FAULTS
 
 COLUMNS = ["fault", "phase", "streamed", "second target", "not streamed", "second target"]
 AFTER: tuple[Phase, ...] = ("text", "tool_call", "inside_tool_call")
