@@ -171,7 +171,7 @@ async def _check_faults(told: list[Told], near: Upstream) -> None:
 
 
 def _check_latency(good: list[Told], direct: list[Told]) -> None:
-    """The last fifth is as quick as the first one, as far as asking an engine directly is (the machine may be shared)."""
+    """The last fifth is as quick as the first one, as far as asking an engine directly is (machines are shared)."""
     slower = [1.0, 1.0]
     rows = {
         "asked directly": [one.seconds for one in direct],

@@ -1,4 +1,4 @@
-"""``turnout keys``: who may use the daemon. Works on the key file; a running daemon sees changes at once."""
+"""``turnout keys``: who may use the daemon. Works on the key file; a running daemon sees changes in a moment."""
 
 from __future__ import annotations
 

@@ -56,6 +56,7 @@ class EventWire(msgspec.Struct, frozen=True):
 
 
 EVENT = msgspec.json.Decoder(EventWire)
+USAGE: msgspec.json.Decoder[UsageWire | None] = msgspec.json.Decoder(UsageWire | None)
 
 
 class StreamWatch:
@@ -223,7 +224,7 @@ def has_tool_call(data: bytes) -> bool:
 def read_usage(wire: EventWire) -> Usage | None:
     """Return the counted tokens of an answer or event, or None if it has none; a count that is missing is zero."""
     try:
-        usage = msgspec.json.decode(wire.usage, type=UsageWire | None)
+        usage = USAGE.decode(wire.usage)
     except UNREADABLE_JSON:
         return None
     return Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else None

@@ -136,7 +136,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Start the first head's deadline, or turn the caller away."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
-        self._outlet = cast("asyncio.Transport", Outlet(self))
+        self._outlet = Outlet(self)
         excess = len(self.connections) - self.limits.connections
         if self.server_state.is_stopping or excess > 128:
             transport.abort()
@@ -310,7 +310,7 @@ class LimitedProtocol(HttpToolsProtocol):
         expects = self.expect_100_continue and version == "1.1"
         self.cycle = (Exchange if version == "1.1" else UnchunkedExchange)(
             scope=self.scope,
-            transport=self._outlet,
+            transport=cast("asyncio.Transport", self._outlet),
             flow=self.flow,
             logger=logger,
             access_logger=logger,
@@ -322,6 +322,7 @@ class LimitedProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         self.cycle.protocol = self
+        self.cycle.outlet = self._outlet
         self.cycle.keeps_alive_once_continued = keep_alive
         if self._running is None:
             self._start(self.cycle)

@@ -23,18 +23,39 @@ logger = logging.getLogger("turnout.server")
 
 
 class Outlet:
-    """The three methods that an exchange needs of its transport, with a `close` that lingers."""
+    """The three methods that an exchange needs of its transport, with a `close` that lingers.
+
+    A head whose body follows at once is held, so that both leave in one write.
+    """
+
+    __slots__ = ("_held", "_is_holding", "_write", "close", "is_closing")
 
     def __init__(self, protocol: LimitedProtocol) -> None:
-        self.write = protocol.transport.write
+        self._write = protocol.transport.write
+        self._is_holding = False
+        self._held = b""
         self.is_closing = protocol.transport.is_closing
         self.close = protocol.finish
+
+    def hold_next(self) -> None:
+        """Keep what is written next until the write after it."""
+        self._is_holding = True
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep, as ``hold_next`` said."""
+        if self._is_holding:
+            self._is_holding, self._held = False, data
+            return
+        if self._held:
+            data, self._held = self._held + data, b""
+        self._write(data)
 
 
 class Exchange(RequestResponseCycle):
     """One request and its answer."""
 
     protocol: LimitedProtocol
+    outlet: Outlet
     refusal: TurnoutError | None = None
     is_receiving = False
     keeps_alive_once_continued = False
@@ -95,6 +116,18 @@ class Exchange(RequestResponseCycle):
             return {"type": "http.disconnect"}
         body, self.body = self.body, bytearray()
         return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send one ASGI message.
+
+        Args:
+            message: The start of the answer or a piece of its body.
+        """
+        if message["type"] == "http.response.start" and self.scope["method"] != "HEAD":
+            headers = list(message.get("headers", ()))
+            if headers and headers[-1][0] == b"content-length":  # a whole answer: its body is already there
+                self.outlet.hold_next()
+        await super().send(message)
 
 
 class UnchunkedExchange(Exchange):

@@ -391,6 +391,8 @@ class Http1Connection(asyncio.Protocol):
         if status < 200:
             if status < 100 or status == 101:
                 self._problem = f"has the status {status}, which nobody asked for"
+            elif any(name in (b"content-length", b"transfer-encoding") for name, _ in self._headers):
+                self._problem = "has a body in an interim answer"  # RFC 9110 section 15.2: it ends with its headers
             return
         response.status = status
         response.headers = tuple(self._headers)
