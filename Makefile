@@ -5,7 +5,7 @@
 #   make test             set up, run the tests that need nothing but this environment
 #   make lint             ruff, mypy, import-linter, generated docs up to date
 #   make soak             long runs: kill matrix, thousands of streams
-#   make bench            measurements (benchmarks/)
+#   make bench            measurements (benchmarks/README.md); LITELLM=1, BASE=<commit>, ROUNDS=3, ARGS="--gateway ..."
 #   make docs             write the generated reference
 
 PYTHON ?= python3
@@ -56,7 +56,11 @@ docs: setup-dev
 	$(BIN)/python tools/reference.py
 
 bench: setup-dev
+ifeq ($(BASE),)
 	$(BIN)/python -m benchmarks.start
+endif
+	$(BIN)/python -m benchmarks.gateways $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(LITELLM),--litellm) \
+		$(if $(BASE),--base $(BASE)) $(ARGS)
 
 soak: setup-dev
 	$(PYTEST) -m soak --timeout=1800 $(ARGS)

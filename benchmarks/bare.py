@@ -22,9 +22,9 @@ class Body(msgspec.Struct):
 
 
 class Upstream(asyncio.Protocol):
-    """One kept connection to the upstream; ``caller`` is who waits for its answer."""
+    """One kept connection to the upstream."""
 
-    caller: Caller | None = None
+    caller: Caller | None = None  # who waits for its answer
 
     def __init__(self, pool: list[Upstream]) -> None:
         self.pool = pool
@@ -40,10 +40,11 @@ class Upstream(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self.caller is not None:
-            self.caller.upstream = self.caller = None
+            self.caller.upstream = None
+            self.caller = None
             self.pool.append(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         if self in self.pool:
             self.pool.remove(self)
         if self.caller is not None:
@@ -95,7 +96,7 @@ class Caller(asyncio.Protocol):
         if self.upstream is not None:
             self.upstream.transport.resume_reading()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         if self.upstream is not None:
             self.upstream.transport.close()
 

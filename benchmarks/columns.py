@@ -109,8 +109,10 @@ def ratios(samples: Samples, of: str, to: Sequence[str], columns: Sequence[Colum
     lines = []
     for column in columns:
         own = median(samples, of, column.key)
+        if own is None:
+            continue
         others = [median(samples, row, column.key) for row in to]
-        cells = [f"{own / value:.2f}" if own is not None and value else "–" for value in others]  # noqa: RUF001
+        cells = [f"{own / value:.2f}" if value else "–" for value in others]  # noqa: RUF001
         lines.append([column.title, "more" if column.is_more_better else "less", *cells])
     return markdown(["figure", "better", *(f"{of} / {row}" for row in to)], lines)
 

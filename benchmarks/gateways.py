@@ -12,10 +12,11 @@ import datetime
 import json
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import columns, rows
@@ -27,9 +28,6 @@ from benchmarks.rows import Row
 
 RESULTS = Path(__file__).parent / "results"
 OWN_ROWS = ("direct", "nginx", "bare", "turnout")
-WORST_RATIO = 0.90
-"""Of the working tree to BASE: below it, a comparison fails."""
-GATED = ("c32_per_cpu_second", "chunks_per_cpu_second")
 
 
 def say(line: str) -> None:
@@ -51,11 +49,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def prepared(options: argparse.Namespace, scratch: Path) -> Iterator[Bench]:
+def prepared(upstream_port: int, seconds: float, scratch: Path) -> Iterator[Bench]:
     """Build the programs and run the mock upstream.
 
     Args:
-        options: The command line.
+        upstream_port: Of the mock; 0 for any free one.
+        seconds: Of each load.
         scratch: For programs and output.
 
     Raises:
@@ -66,12 +65,12 @@ def prepared(options: argparse.Namespace, scratch: Path) -> Iterator[Bench]:
     if core == gateway_core:
         say("warning: one core only: gateway and load take it from each other, and the figures mean nothing")
     log = scratch / "upstream.txt"
-    command = [build("upstream", scratch), str(options.upstream_port)]
+    command = [build("upstream", scratch), str(upstream_port)]
     with running(command, core, log) as upstream:
         wait_for(lambda: log.read_text().startswith("ready"), upstream, log, 10)
         port = int(log.read_text().split()[1])
         streams = build("streams", scratch)
-        yield Bench(wrk, streams, port, upstream.pid, core, gateway_core, options.seconds)
+        yield Bench(wrk, streams, port, upstream.pid, core, gateway_core, seconds)
 
 
 def working_tree(scratch: Path) -> tuple[Path, str]:
@@ -93,7 +92,7 @@ def chosen_rows(options: argparse.Namespace, scratch: Path) -> list[Row]:
     Raises:
         Missing: A gateway is not installed.
     """
-    makers = {"direct": rows.direct, "nginx": rows.nginx, "bare": rows.bare,
+    makers: dict[str, Callable[[], Row]] = {"direct": rows.direct, "nginx": rows.nginx, "bare": rows.bare,
               "turnout": lambda: rows.turnout(*working_tree(scratch))}  # fmt: skip
     names = [name for name in options.rows.split(",") if name]
     if unknown := [name for name in names if name not in makers]:
@@ -134,13 +133,17 @@ def run_rounds(bench: Bench, chosen: Sequence[Row], rounds: int) -> tuple[column
 
 def report(chosen: Sequence[Row], samples: columns.Samples, failures: dict[str, str], title: str, rounds: int) -> str:
     """Return the report as Markdown."""
-    versions = ", ".join(f"{row.name} {row.version}" for row in chosen if row.name != "direct")
-    lines = [
-        f"## {title}",
-        f"{datetime.date.today().isoformat()} · {describe()} · Python {platform.python_version()} · {versions} · "
-        f"{first_line('wrk', '-v').split(' [')[0]} · medians of {rounds}; one core for the gateway, another for all else",
-        "", columns.table(samples, columns.PLAIN), "", columns.table(samples, columns.STREAMED),
-    ]  # fmt: skip
+    facts = [
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+        describe(),
+        f"Python {platform.python_version()}",
+        ", ".join(f"{row.name} {row.version}" for row in chosen if row.name != "direct"),
+        first_line("wrk", "-v").split(" [")[0],
+        f"medians of {rounds} rounds",
+        "one core for the gateway, another for everything else",
+    ]
+    lines = [f"## {title}", " · ".join(facts)]
+    lines += ["", columns.table(samples, columns.PLAIN), "", columns.table(samples, columns.STREAMED)]
     return "\n".join(lines + [f"\n{name} failed: {why}" for name, why in failures.items()])
 
 
@@ -149,15 +152,27 @@ def keep(name: str, chosen: Sequence[Row], samples: columns.Samples, failures: d
     RESULTS.mkdir(exist_ok=True)
     now = datetime.datetime.now(datetime.UTC)
     file = RESULTS / f"{name}-{now:%Y%m%d-%H%M%S}.json"
-    content = {"at": now.isoformat(), "machine": describe(), "python": platform.python_version(),
-               "versions": {row.name: row.version for row in chosen}, "samples": samples, "failures": failures}  # fmt: skip
+    content = {
+        "at": now.isoformat(),
+        "machine": describe(),
+        "python": platform.python_version(),
+        "versions": {row.name: row.version for row in chosen},
+        "samples": samples,
+        "failures": failures,
+    }
     file.write_text(json.dumps(content, indent=2))
     return file
+
+
+def end_properly() -> None:
+    """Let SIGTERM clean up as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and keep; return the exit status: 1 if a row failed or the working tree is slower than BASE."""
     options = parse(arguments)
+    end_properly()
     with tempfile.TemporaryDirectory(prefix="turnout-bench-") as scratch:
         try:
             if options.base:
@@ -173,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def overview(options: argparse.Namespace, scratch: Path) -> int:
     """Measure turnout beside the others."""
     chosen = chosen_rows(options, scratch)
-    with prepared(options, scratch) as bench:
+    with prepared(options.upstream_port, options.seconds, scratch) as bench:
         samples, failures = run_rounds(bench, chosen, options.rounds)
     print(report(chosen, samples, failures, "Gateways", options.rounds))
     beside = [row.name for row in chosen if row.name not in ("direct", "turnout")]

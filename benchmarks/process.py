@@ -28,8 +28,10 @@ def _prepare(core: int) -> Callable[[], None]:
     def prepare() -> None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         os.sched_setaffinity(0, {core})
-        with contextlib.suppress(PermissionError):  # others on the machine disturb less; for root only
+        os.setsid()
+        with contextlib.suppress(OSError):  # for root only: others on the machine disturb less
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
+            Path("/proc/self/autogroup").write_text(str(NICE))  # sched(7): else niceness counts within a session only
 
     return prepare
 

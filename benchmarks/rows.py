@@ -104,6 +104,7 @@ discover: []
 models:
   mock: {{engine: external, base_url: "{upstream}", model: mock}}
   paced: {{engine: external, base_url: "{upstream}", model: paced}}
+aliases: {{mock: local/mock, paced: local/paced}}
 chains: {{orchestrator: [local/mock]}}   # no engine of our own is started beside it
 """
 
@@ -146,7 +147,7 @@ def other(text: str) -> Row:
     """
     name, equals, rest = text.partition("=")
     url, _, start = rest.partition("@")
-    if not (name and equals and url.startswith("http://127.0.0.1:") or url.startswith("http://localhost:")):
+    if not (name and equals and url.startswith(("http://127.0.0.1:", "http://localhost:"))):
         raise ValueError(f"--gateway {text!r}: not NAME=http://127.0.0.1:PORT/v1[@PID or @COMMAND]")
     pid = int(start) if start.isdigit() else None
 

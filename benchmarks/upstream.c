@@ -84,11 +84,13 @@ static void append_chunk(struct text *to, const char *data, size_t bytes) {
     append(to, "\r\n", 2);
 }
 
-/* Write a JSON text whose `%s` is replaced by as many letters as make the whole `bytes` long. */
-static void pad(char *to, const char *format, size_t bytes) {
+/* Write a JSON text whose `%s` is replaced by as many letters as make the whole `bytes` long. They begin with a number:
+ * LiteLLM takes 100 equal events for a model that has lost its mind. */
+static void pad(char *to, const char *format, size_t bytes, int number) {
     char letters[1024];
     size_t fill = bytes - (strlen(format) - 2);
     memset(letters, 'a', fill);
+    letters[snprintf(letters, sizeof letters, "%d", number)] = ' ';
     letters[fill] = 0;
     sprintf(to, format, letters);
 }
@@ -108,23 +110,24 @@ static void make_answers(void) {
         "data: {\"id\":\"chatcmpl-0\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"mock\","
         "\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],"
         "\"usage\":{\"prompt_tokens\":24,\"completion_tokens\":200,\"total_tokens\":224}}\n\n";
+    static const char format[] =
+        "data: {\"id\":\"chatcmpl-0\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"mock\","
+        "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%s\"},\"finish_reason\":null}]}\n\n";
     static const char done[] = "data: [DONE]\n\n";
     char body[COMPLETION_BYTES + 1], event[EVENT_BYTES + 1];
     pad(body,
         "{\"id\":\"chatcmpl-0\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"mock\",\"choices\":[{"
         "\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"%s\"},\"finish_reason\":\"stop\"}],"
         "\"usage\":{\"prompt_tokens\":24,\"completion_tokens\":60,\"total_tokens\":84}}",
-        COMPLETION_BYTES);
-    pad(event,
-        "data: {\"id\":\"chatcmpl-0\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"mock\","
-        "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%s\"},\"finish_reason\":null}]}\n\n",
-        EVENT_BYTES);
+        COMPLETION_BYTES, 0);
     make_json(&completion, body);
     make_json(&models, "{\"object\":\"list\",\"data\":[{\"id\":\"mock\",\"object\":\"model\",\"owned_by\":\"bench\"},"
                        "{\"id\":\"paced\",\"object\":\"model\",\"owned_by\":\"bench\"}]}");
     append(&fast, head, strlen(head));
-    for (int i = 0; i < FAST_EVENTS; i++)
+    for (int i = 0; i < FAST_EVENTS; i++) {
+        pad(event, format, EVENT_BYTES, i);
         append_chunk(&fast, event, EVENT_BYTES);
+    }
     append(&paced_first, head, strlen(head));
     append_chunk(&paced_first, event, EVENT_BYTES);
     append_chunk(&paced_next, event, EVENT_BYTES);
