@@ -31,6 +31,7 @@ INTERIM = (
 )
 FOUND = [
     pytest.param("client_wire", b"\0\1\0\0" + INTERIM, id="the body of an interim answer"),
+    pytest.param("bodies", b"\0" + b"[" * 1500, id="an error beside endless nesting"),
 ]
 """What once broke an invariant."""
 

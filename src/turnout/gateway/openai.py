@@ -135,7 +135,7 @@ def read_request(kind: RequestKind, data: bytes, request_id: str, wishes: Reques
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _invalid_json(error) from None
     except RecursionError:
-        raise InvalidRequest("the body is nested too deeply", hint="flatten it", code="invalid_json") from None
+        raise _too_deep() from None
     selector = AUTO if facts.model is msgspec.UNSET else facts.model
     if not selector:
         raise InvalidRequest("model is empty", param="model", hint="name a model, or leave it out for 'auto'")
@@ -166,12 +166,18 @@ def _invalid_json(error: Exception) -> InvalidRequest:
     )
 
 
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest("the body is nested too deeply", hint="flatten it", code="invalid_json")
+
+
 def _not_json(data: bytes) -> InvalidRequest | None:
     """Return the error of a body that is no JSON at all: what is wrong with its fields was only seen first."""
     try:
         msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return _invalid_json(error)
+    except RecursionError:
+        return _too_deep()
     return None
 
 
