@@ -59,7 +59,8 @@ STREAMED = (
     _latency("loaded_mib", "after load MiB", ",.1f"),
     _latency("start_seconds", "start s"),
 )
-COMPARED = tuple(c for c in (*PLAIN, *STREAMED) if c.key not in ("others_percent", "c32_cpu_percent"))
+NOT_COMPARED = ("others_percent", "c32_cpu_percent", "added_ttft_ms")  # the last is a difference, often around zero
+COMPARED = tuple(column for column in (*PLAIN, *STREAMED) if column.key not in NOT_COMPARED)
 
 
 def median(samples: Samples, row: str, key: str) -> float | None:

@@ -60,7 +60,7 @@ def test_the_daemons_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         ("/home/me/.local/share/pipx/venvs/turnout", "pipx install --force 'turnout[embedded]'"),
         ("/home/me/.local/share/uv/tools/turnout", "uv tool install --force 'turnout[embedded]'"),
-        ("/home/me/work/.venv", "pip install 'turnout[embedded]'"),
+        ("/home/me/code/.venv", "pip install 'turnout[embedded]'"),
     ],
 )
 def test_the_install_line_fits_the_installation(prefix: str, line: str) -> None:
@@ -69,7 +69,7 @@ def test_the_install_line_fits_the_installation(prefix: str, line: str) -> None:
 
 def test_an_environment_without_pip_gets_uv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert install_line("/home/me/work/.venv") == "uv pip install 'turnout[embedded]'"
+    assert install_line("/home/me/code/.venv") == "uv pip install 'turnout[embedded]'"
 
 
 def test_only_what_is_configured_can_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
