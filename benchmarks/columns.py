@@ -92,7 +92,7 @@ def table(samples: Samples, columns: Sequence[Column]) -> str:
 
 def _cell(samples: Samples, row: str, column: Column) -> str:
     middle = median(samples, row, column.key)
-    if middle is None or (row == "direct" and column.key in ("idle_mib", "loaded_mib", "start_seconds")):
+    if middle is None:
         return "–"  # noqa: RUF001  a dash is what it is
     apart = f" ±{spread(samples, row, column.key):.0%}" if column.is_spread and len(samples[row]) > 1 else ""
     return f"{middle:{column.form}}{apart}"

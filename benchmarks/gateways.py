@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 return compare(options, Path(scratch))
             return overview(options, Path(scratch))
-        except (Missing, ValueError) as error:
+        except Missing as error:
             say(str(error))
             return 1
 

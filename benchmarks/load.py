@@ -148,9 +148,15 @@ class Gateway:
         """Return what everything else used of one core, on average over all loads."""
         return 100 * sum(self._shares) / len(self._shares)
 
-    def mib(self) -> float:
-        """Return its memory."""
-        return pss_mib(self.pid) if self.pid is not None else 0.0
+    def _memory(self, key: str) -> Sample:
+        return {key: pss_mib(self.pid)} if self.pid is not None else {}
+
+    def _cost(self, key: str, cost: Cost, done: float) -> Sample:
+        """Return how much was done per second of its processor time, and how much of a core it took."""
+        if self.pid is None:
+            return {}
+        return {f"{key}_per_cpu_second": done / max(cost.gateway, 0.01),
+                f"{key}_cpu_percent": 100 * cost.gateway / cost.wall}  # fmt: skip
 
     def _settle(self) -> None:
         """Wait until the gateway has done with what callers of the last load left behind, at most 15 s."""
@@ -175,7 +181,7 @@ class Gateway:
         self._stream_once("mock")
         self._stream_once("paced")
         time.sleep(SETTLE_SECONDS)
-        sample: Sample = {"idle_mib": self.mib()}
+        sample: Sample = self._memory("idle_mib")
         self.plain(8, 1)
         self._shares.clear()
         for connections in CONNECTIONS:
@@ -183,19 +189,15 @@ class Gateway:
             sample[f"c{connections}_per_second"] = plain["requests"] / plain["seconds"]
             sample[f"c{connections}_p50_ms"] = plain["p50_ms"]
             sample[f"c{connections}_p99_ms"] = plain["p99_ms"]
-            if self.pid is not None:
-                sample[f"c{connections}_per_cpu_second"] = plain["requests"] / max(cost.gateway, 0.01)
-                sample[f"c{connections}_cpu_percent"] = 100 * cost.gateway / cost.wall
+            sample |= self._cost(f"c{connections}", cost, plain["requests"])
         paced, cost = self.streamed("paced", STREAMS, seconds + 1)
         sample |= {"paced_ttft_p50_ms": paced["ttft_p50_ms"], "paced_ttft_p99_ms": paced["ttft_p99_ms"]}
-        sample["paced_cpu_percent"] = 100 * cost.gateway / cost.wall
+        sample |= self._cost("paced", cost, paced["chunks_per_second"] * paced["seconds"])
         fast, cost = self.streamed("mock", STREAMS, seconds)
         sample |= {"chunks_per_second": fast["chunks_per_second"], "streams_per_second": fast["streams_per_second"]}
         sample |= {"fast_ttft_p50_ms": fast["ttft_p50_ms"], "fast_ttft_p99_ms": fast["ttft_p99_ms"]}
-        if self.pid is not None:
-            sample["chunks_per_cpu_second"] = fast["chunks_per_second"] * fast["seconds"] / max(cost.gateway, 0.01)
-            sample["fast_cpu_percent"] = 100 * cost.gateway / cost.wall
-        return sample | {"loaded_mib": self.mib(), "others_percent": self.others_percent()}
+        sample |= self._cost("chunks", cost, fast["chunks_per_second"] * fast["seconds"])
+        return sample | self._memory("loaded_mib") | {"others_percent": self.others_percent()}
 
 
 @contextlib.contextmanager
@@ -216,8 +218,8 @@ def _pin(pid: int, to: set[int]) -> None:
 
 
 @contextlib.contextmanager
-def started(bench: Bench, row: Row, home: Path) -> Iterator[tuple[Gateway, float]]:
-    """Start a gateway and wait for its first answer; yield it and how many seconds that took.
+def started(bench: Bench, row: Row, home: Path) -> Iterator[tuple[Gateway, float | None]]:
+    """Start a gateway and wait for its first answer; yield it and how many seconds that took, if it was started here.
 
     Args:
         bench: What all rows share.
@@ -238,7 +240,7 @@ def started(bench: Bench, row: Row, home: Path) -> Iterator[tuple[Gateway, float
             stack.enter_context(pinned(pid, bench.gateway_core))
         gateway = Gateway(bench, launch.url, pid)
         wait_for(gateway.answers, process, log, START_SECONDS)
-        yield gateway, time.monotonic() - begin
+        yield gateway, time.monotonic() - begin if launch.command else None
 
 
 def measure(bench: Bench, row: Row, home: Path) -> Sample:
@@ -248,4 +250,5 @@ def measure(bench: Bench, row: Row, home: Path) -> Sample:
         Failed: With the reason.
     """
     with started(bench, row, home) as (gateway, seconds):
-        return gateway.measure() | {"start_seconds": seconds}
+        sample = gateway.measure()
+    return sample if seconds is None else sample | {"start_seconds": seconds}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.machine import find_tool, first_line
+from benchmarks.machine import Missing, find_tool, first_line
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -143,12 +143,14 @@ def other(text: str) -> Row:
         text: As given.
 
     Raises:
-        ValueError: It is none of these.
+        Missing: It is none of these.
     """
     name, equals, rest = text.partition("=")
     url, _, start = rest.partition("@")
     if not (name and equals and url.startswith(("http://127.0.0.1:", "http://localhost:"))):
-        raise ValueError(f"--gateway {text!r}: not NAME=http://127.0.0.1:PORT/v1[@PID or @COMMAND]")
+        raise Missing(
+            f"error: --gateway {text!r} cannot be read\nhint:  NAME=http://127.0.0.1:PORT/v1[@PID or @COMMAND]"
+        )
     pid = int(start) if start.isdigit() else None
 
     def launch(place: Place) -> Launch:
