@@ -1,23 +1,32 @@
 """The working tree against another commit: ``python -m benchmarks.gateways --base REV``, or ``make bench BASE=REV``.
 
-Both run in the same environment, in turns; only the package differs. What decides is work per second of processor
-time: it hardly feels what else the machine does.
+Both run in the same environment; only the package differs. First each is measured alone, in turns, for the table. Then
+both run side by side and get short loads in turn. What decides is the median ratio of such neighbours, in work per
+second of processor time: a virtual machine's second is not always the same, but two in a row are much alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import statistics
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import columns, gateways, rows
+from benchmarks.load import Bench, started
 from benchmarks.machine import Missing
+from benchmarks.rows import Row
 
 WORST_RATIO = 0.90
 """Of the working tree to the other commit: below it, a comparison fails."""
-GATED = ("c32_per_cpu_second", "chunks_per_cpu_second")
+KINDS = ("requests", "chunks")
+PAIRS = 5
+"""In each round of the duel."""
+PAIR_SECONDS = 1.0
+Ratios = dict[str, list[float]]
 
 
 @contextlib.contextmanager
@@ -53,22 +62,58 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         chosen = [rows.turnout(*base, name="base"), rows.turnout(*gateways.working_tree(scratch))]
         with gateways.prepared(options.upstream_port, options.seconds, scratch) as bench:
             samples, failures = gateways.run_rounds(bench, chosen, options.rounds)
+            duel = fight(bench, chosen, options.rounds) if not failures else {}
     print(gateways.report(chosen, samples, failures, f"The working tree against {options.base}", options.rounds))
     print("\n" + columns.ratios(samples, "turnout", ["base"]))
-    gateways.say(f"kept in {gateways.keep('against', chosen, samples, failures)}")
-    slower = too_slow(samples)
+    if duel:
+        print("\n" + verdict(duel))
+    gateways.say(f"kept in {gateways.keep('against', chosen, samples, failures, duel)}")
+    slower = too_slow(duel)
     for line in slower:
         gateways.say(f"error: {line}")
     return 1 if slower or failures else 0
 
 
-def too_slow(samples: columns.Samples) -> list[str]:
-    """Return what the working tree does less than ``WORST_RATIO`` times as often as the other commit."""
+def fight(bench: Bench, chosen: Sequence[Row], rounds: int) -> Ratios:
+    """Run both side by side under short loads in turn; return the second's work over the first's, pair by pair.
+
+    Args:
+        bench: What both share.
+        chosen: The two.
+        rounds: How often both are started afresh: two processes of the same program differ too.
+
+    Raises:
+        Failed: One of them fails.
+    """
+    ratios: Ratios = {kind: [] for kind in KINDS}
+    for number in range(rounds):
+        gateways.say(f"round {number + 1} of {rounds}: side by side")
+        with contextlib.ExitStack() as stack:
+            homes = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-bench-"))) for _ in chosen]
+            both = [stack.enter_context(started(bench, row, home))[0] for row, home in zip(chosen, homes, strict=True)]
+            for kind in KINDS * (PAIRS + 1):
+                pair = both if len(ratios[kind]) % 2 else both[::-1]  # who is first takes turns
+                done = {gateway: gateway.per_cpu_second(kind, PAIR_SECONDS) for gateway in pair}
+                ratios[kind].append(done[both[1]] / done[both[0]])
+        for kind in KINDS:
+            del ratios[kind][-PAIRS - 1]  # the first pair warmed them up
+    return ratios
+
+
+def verdict(duel: Ratios) -> str:
+    """Return a Markdown table of the duel."""
     lines = []
-    for column in columns.COMPARED:
-        if column.key not in GATED:
-            continue
-        own, base = (columns.median(samples, row, column.key) for row in ("turnout", "base"))
-        if own is not None and base and own / base < WORST_RATIO:
-            lines.append(f"{column.title}: {own:,.0f} is {own / base:.2f} of {base:,.0f}; {WORST_RATIO} is the least")
-    return lines
+    for kind, ratios in duel.items():
+        lower, middle, upper = statistics.quantiles(ratios, n=4)
+        lines.append([f"{kind} per gateway-CPU-s", f"{middle:.2f}", f"{lower:.2f} to {upper:.2f}", str(len(ratios))])
+    return columns.markdown(["side by side (c=32)", "turnout / base", "middle half", "pairs"], lines)
+
+
+def too_slow(duel: Ratios) -> list[str]:
+    """Return what the working tree does less than ``WORST_RATIO`` times as often as the other commit."""
+    middles = {kind: statistics.median(ratios) for kind, ratios in duel.items()}
+    return [
+        f"{kind} per gateway-CPU-second are {middle:.2f} of the other commit's; {WORST_RATIO} is the least"
+        for kind, middle in middles.items()
+        if middle < WORST_RATIO
+    ]

@@ -147,7 +147,13 @@ def report(chosen: Sequence[Row], samples: columns.Samples, failures: dict[str, 
     return "\n".join(lines + [f"\n{name} failed: {why}" for name, why in failures.items()])
 
 
-def keep(name: str, chosen: Sequence[Row], samples: columns.Samples, failures: dict[str, str]) -> Path:
+def keep(
+    name: str,
+    chosen: Sequence[Row],
+    samples: columns.Samples,
+    failures: dict[str, str],
+    duel: dict[str, list[float]] | None = None,
+) -> Path:
     """Write everything that was measured as JSON."""
     RESULTS.mkdir(exist_ok=True)
     now = datetime.datetime.now(datetime.UTC)
@@ -159,6 +165,7 @@ def keep(name: str, chosen: Sequence[Row], samples: columns.Samples, failures: d
         "versions": {row.name: row.version for row in chosen},
         "samples": samples,
         "failures": failures,
+        "side_by_side": duel or {},
     }
     file.write_text(json.dumps(content, indent=2))
     return file
@@ -180,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 return compare(options, Path(scratch))
             return overview(options, Path(scratch))
-        except Missing as error:
+        except (Missing, Failed) as error:
             say(str(error))
             return 1
 

@@ -130,6 +130,22 @@ class Gateway:
             raise Failed(f"{streams} streams of {model!r}: {result['errors']} broken, {result['streams']} whole")
         return result, cost
 
+    def per_cpu_second(self, kind: str, seconds: float) -> float:
+        """Return how much it does per second of its processor time, under 32 callers.
+
+        Args:
+            kind: ``requests`` or ``chunks``.
+            seconds: How long the load lasts.
+
+        Raises:
+            Failed: It fails under the load.
+        """
+        if kind == "requests":
+            plain, cost = self.plain(STREAMS, seconds)
+            return float(plain["requests"]) / max(cost.gateway, 0.01)
+        fast, cost = self.streamed("mock", STREAMS, seconds)
+        return float(fast["chunks_per_second"] * fast["seconds"]) / max(cost.gateway, 0.01)
+
     @contextlib.contextmanager
     def _costing(self) -> Iterator[Cost]:
         def read() -> tuple[float, float, float, float]:

@@ -24,7 +24,9 @@ from benchmarks.process import Failed, run_on
 
 RESULTS = gateways.RESULTS
 CALLERS = 32
-LOAD_SECONDS = 2.0
+LOAD_SECONDS = 8.0
+RATE, NATIVE_RATE = 500, 50
+"""Samples per second; unwinding C stops the daemon for much longer each time."""
 WAITING = ("Condition.wait (", "wait (threading")
 ENVIRONMENT = Path(tempfile.gettempdir()) / "turnout-bench-py-spy"
 
@@ -60,7 +62,7 @@ def busy_stacks(text: str) -> list[tuple[list[str], int]]:
     for line in text.splitlines():
         stack, _, count = line.rpartition(" ")
         frames = [_function(frame) for frame in stack.split(";")]
-        if not frames[-1].startswith(WAITING):
+        if not any(frame.startswith(WAITING) for frame in frames):
             stacks.append((frames, int(count)))
     return stacks
 
@@ -167,7 +169,8 @@ def profile(options: argparse.Namespace, scratch: Path) -> None:
     home.mkdir()
     with gateways.prepared(0, LOAD_SECONDS, scratch) as bench, started(bench, row, home) as (gateway, _):
         gateway.plain(8, 1)
-        command = [py_spy, "record", "--pid", str(gateway.pid), "--format", "raw", "--rate", "500"]
+        rate = NATIVE_RATE if options.native else RATE
+        command = [py_spy, "record", "--pid", str(gateway.pid), "--format", "raw", "--rate", str(rate)]
         command += ["--native"] if options.native else []
         for kind in ("plain", "streams"):
             into = RESULTS / f"profile-{kind}.txt"
