@@ -11,14 +11,12 @@ import base64
 import contextlib
 import functools
 import hmac
-import socket
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
-import uvicorn
 
 from turnout.core.errors import (
     BodyTooLarge,
@@ -38,11 +36,10 @@ from turnout.tiers.local.worker import (
     exit_with_parent,
     read_spec,
 )
+from turnout.tiers.local.worker_server import WorkerServer, address_of, configure, listen
 
-HOST = "127.0.0.1"
 MAXIMUM_BODY_BYTES = 16 * 1024 * 1024
 MAXIMUM_INPUTS = 2048
-KEEP_ALIVE_SECONDS = 75
 
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -201,15 +198,6 @@ async def _answer(send: Send, status: int, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class _Server(uvicorn.Server):
-    """A server that leaves signals alone: there is nothing to save, so SIGTERM may end the process on the spot."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
 async def serve(spec: OnnxSpec, embedder: Embedder) -> None:
     """Serve until the process ends.
 
@@ -217,26 +205,10 @@ async def serve(spec: OnnxSpec, embedder: Embedder) -> None:
         spec: What and where.
         embedder: The loaded model.
     """
-    # With protocol 0 asyncio leaves Nagle's algorithm on, and every answer waits 40 ms for a delayed ACK.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, spec.port))
-        listener.listen(512)
-    except OSError as error:
-        announce_failed(f"cannot listen on {HOST}:{spec.port}: {error.strerror}")
-    config = uvicorn.Config(
-        EmbeddingsApp(spec, embedder),
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-    )
-    announce_ready(f"http://{HOST}:{listener.getsockname()[1]}")  # it listens: what comes early waits in the backlog
-    await _Server(config).serve(sockets=[listener])
+    listener = listen(spec.port)
+    server = WorkerServer(configure(EmbeddingsApp(spec, embedder)))
+    announce_ready(address_of(listener))  # it listens: what comes early waits in the backlog
+    await server.serve(sockets=[listener])
 
 
 def main() -> None:

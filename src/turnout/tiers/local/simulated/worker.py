@@ -5,7 +5,7 @@ Two ways to start it::
     python -m turnout.tiers.local.simulated.worker                 the spec comes on stdin: see worker.py
     python -m turnout.tiers.local.simulated.worker --port 9001     by hand; ends with Ctrl+C
 
-The server listens at once and says 503 until the load time is over. simulated_app.py answers the requests.
+The server listens at once and says 503 until the load time is over. app.py answers the requests.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import argparse
 import asyncio
 import contextlib
 import resource
-import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
-import uvicorn
 
 from turnout.core.clock import Clock, SystemClock
 from turnout.tiers.local.simulated.app import SimulatedApp
@@ -33,20 +31,9 @@ from turnout.tiers.local.worker import (
     exit_with_parent,
     read_spec,
 )
+from turnout.tiers.local.worker_server import WorkerServer, address_of, configure, listen
 
-HOST = "127.0.0.1"
-BACKLOG = 2048
 PROGRESS_SECONDS = 0.1
-KEEP_ALIVE_SECONDS = 75
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves signals alone: a simulated engine has nothing to save, so SIGTERM may end it on the spot."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
 
 
 async def serve(spec: SimulatedSpec, clock: Clock) -> None:
@@ -56,25 +43,14 @@ async def serve(spec: SimulatedSpec, clock: Clock) -> None:
         spec: What, how fast, and how it fails.
         clock: Where time comes from.
     """
-    listener = _listen(spec.port)
+    listener = listen(spec.port)
     app = SimulatedApp(spec, clock)
-    config = uvicorn.Config(
-        app,
-        http=AbortableProtocol,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        date_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-    )
+    server = WorkerServer(configure(app, http=AbortableProtocol))
     async with asyncio.TaskGroup() as group:
-        group.create_task(_Server(config).serve(sockets=[listener]))
+        group.create_task(server.serve(sockets=[listener]))
         await _load(spec, clock)
         app.is_loaded = True
-        announce_ready(f"http://{HOST}:{listener.getsockname()[1]}")
+        announce_ready(address_of(listener))
 
 
 async def _load(spec: SimulatedSpec, clock: Clock) -> None:
@@ -95,17 +71,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     except ImportError:
         return asyncio.new_event_loop
     return uvloop.new_event_loop
-
-
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        announce_failed(f"cannot listen on {HOST}:{port}: {error.strerror}")
-    return listener
 
 
 def _spec_by_hand(arguments: Sequence[str]) -> SimulatedSpec:
