@@ -1,4 +1,4 @@
-"""The right to hold memory: devices, leases, and what is measured of both.
+"""The right to hold memory: devices, leases, models that want room, and what is measured.
 
 A lease is a message with an id, not an object with methods: a worker of ours, a foreign program and a gateway elsewhere
 can all hold one. Bytes are integers; times are seconds since the epoch where they outlive the process (a lease's
@@ -86,3 +86,66 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
     model: str = ""
     process: int = 0
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    """One size in which a model can be served; an ordinary model has one.
+
+    Attributes:
+        name: ``12b``; empty for the only one.
+        devices: Bytes while it is ready.
+        load_seconds: First guess at a load from cold; the scheduler learns the real one.
+        quality: Larger is better; a request may name the least that will do.
+    """
+
+    devices: Demand
+    name: str = ""
+    load_seconds: float = 10.0
+    quality: int = 0
+
+
+class SleepLevel(msgspec.Struct, frozen=True, kw_only=True):
+    """One way of sleeping.
+
+    Attributes:
+        level: 1 keeps the weights in the machine's memory, 2 drops them.
+        devices: Bytes that stay in use while asleep, on every device (a level-1 sleeper holds ``host/ram``).
+        sleep_seconds: First guess.
+        wake_seconds: First guess.
+    """
+
+    level: int
+    devices: Demand
+    sleep_seconds: float = 1.0
+    wake_seconds: float = 2.0
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One model that may be on the devices.
+
+    Attributes:
+        name: The target, ``local/coder``.
+        sizes: Smallest first.
+        preferred_size: Which size is loaded where there is room; an index into ``sizes``.
+        lease_class: How it may be treated.
+        slots: Requests served at once; None for no limit.
+        queue_limit: Requests that may wait for it; more are refused as ``queue_full``.
+        sleep_levels: Lightest first; empty if the engine cannot sleep.
+        min_residency_seconds: Once ready, so long it stays unless it is idle and a request of higher priority has
+            waited to its aging bound.
+        idle_seconds: Unused so long it is put away; None keeps it until somebody needs the room.
+        resizes_live: Another size is a switch at run time, not a reload.
+        resize_seconds: What such a switch costs.
+    """
+
+    name: str
+    sizes: tuple[Size, ...]
+    preferred_size: int = 0
+    lease_class: LeaseClass = "resident"
+    slots: int | None = None
+    queue_limit: int = 512
+    sleep_levels: tuple[SleepLevel, ...] = ()
+    min_residency_seconds: float = 10.0
+    idle_seconds: float | None = None
+    resizes_live: bool = False
+    resize_seconds: float = 1.0
