@@ -48,6 +48,7 @@ NOT_FORWARDED = frozenset(
 _METHOD = re.compile(r"[A-Z]+")
 _TARGET = re.compile(r"/[\x21-\x7e]*")
 _AUTHORITY = re.compile(r"[A-Za-z0-9._~%:\[\]-]+")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]+")
 _HEADER_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\r\n\0]*\r\n)*")
 
 
@@ -110,25 +111,40 @@ def end_to_end_headers(headers: tuple[tuple[bytes, bytes], ...]) -> list[tuple[b
     return [pair for pair in headers if pair[0].lower() not in dropped]
 
 
-def render_head(request: HttpRequest, origin: Origin) -> bytes:
-    """Write request line and headers.
+@functools.lru_cache(maxsize=1024)
+def static_head(method: str, base_url: str, path: str, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Write request line and headers, without content-length, request id and the empty line.
 
     Raises:
         ValueError: A part of the request would break out of its line.
     """
-    if not _METHOD.fullmatch(request.method):
-        raise ValueError(f"the method {request.method!r} is not one word of capital letters")
-    if not _TARGET.fullmatch(request.path):
-        raise ValueError(f"the path {request.path!r} does not begin with a slash, or has a space or control character")
-    pairs = end_to_end_headers(request.headers)
+    if not _METHOD.fullmatch(method):
+        raise ValueError(f"the method {method!r} is not one word of capital letters")
+    if not _TARGET.fullmatch(path):
+        raise ValueError(f"the path {path!r} does not begin with a slash, or has a space or control character")
+    pairs = end_to_end_headers(headers)
     lines = b"".join([b"%b: %b\r\n" % pair for pair in pairs])
     if lines.count(b"\n") != len(pairs) or not _HEADER_LINES.fullmatch(lines):
         raise ValueError("a header has a line break or NUL in it, or its name is not a word")
-    length = b""
+    origin = origin_of(base_url)
+    line = f"{method} {origin.prefix}{path} HTTP/1.1\r\n".encode("ascii")
+    return b"%bhost: %b\r\n%b" % (line, origin.authority, lines)
+
+
+def render_head(request: HttpRequest) -> bytes:
+    """Write the whole head of a request.
+
+    Raises:
+        ValueError: A part of the request would break out of its line.
+    """
+    head = static_head(request.method, request.base_url, request.path, request.headers)
+    if request.request_id:
+        if not _REQUEST_ID.fullmatch(request.request_id):
+            raise ValueError(f"the request id {request.request_id!r} is not one printable word")
+        head = b"%bx-request-id: %b\r\n" % (head, request.request_id.encode())
     if request.body or request.method not in SAFE_METHODS:
-        length = b"content-length: %d\r\n" % len(request.body)
-    line = f"{request.method} {origin.prefix}{request.path} HTTP/1.1\r\n".encode("ascii")
-    return b"%bhost: %b\r\n%b%b\r\n" % (line, origin.authority, length, lines)
+        return b"%bcontent-length: %d\r\n\r\n" % (head, len(request.body))
+    return head + b"\r\n"
 
 
 class PooledHttp1Transport(Transport):
@@ -157,7 +173,7 @@ class PooledHttp1Transport(Transport):
         origin = origin_of(request.base_url)
         if origin.scheme == "https":
             raise ValueError(f"{request.base_url!r}: this transport speaks plain HTTP only")
-        head = render_head(request, origin)
+        head = render_head(request)
         is_head_only = request.method == "HEAD"
         connection = self._reusable(origin.name)
         if connection is not None:

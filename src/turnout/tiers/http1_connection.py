@@ -1,31 +1,29 @@
 """One HTTP/1.1 connection to an upstream: bytes in, parser, deadlines, back-pressure.
 
 `http1.py` pools these. The shape follows from the hot path: no task and no stream object per request, one future per
-wait, and one timer per connection that is moved lazily (a wait only writes down its deadline; the timer looks at it
-when it fires), because arming and cancelling a timer for each wait costs more than parsing the answer.
+wait, one alarm per connection, and one piece of body per read of the socket, however many HTTP chunks it holds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-import math
 import select
 from typing import Protocol, cast
 
 import httptools
 
+from turnout.core.alarm import Alarm
 from turnout.core.errors import Broken, CutOff, DeadlineExceeded, Malformed, Stalled
 from turnout.tiers.transport import Deadlines, HttpResponse
 
 HEAD_LIMIT_BYTES = 64 * 1024
 """For the header block, and for anything else that is not body: trailers, chunk extensions, interim answers."""
-WAITING_LIMIT_BYTES = 256 * 1024
-"""Unread body above which the socket is no longer read."""
+WAITING_LIMIT_BYTES = 64 * 1024
+"""Unread body above which the socket is no longer read. Thousands of slow readers each hold so much (and what was read
+at once, up to 256 KiB): with four times as much the loop was late by seconds."""
 SLICE_BYTES = 256 * 1024
 """How much of a request body is handed to the socket at a time; each slice has its own write deadline."""
-TIMER_SLACK_SECONDS = 0.001
-"""libuv counts in milliseconds, so a timer may fire that much early."""
 
 
 class Waiting(enum.Enum):
@@ -82,9 +80,7 @@ class Http1Response(HttpResponse):
         while not self.pieces and self.connection is not None:
             await self.connection.wait(self, Waiting.BODY, self._patience_seconds)
         if self.pieces:
-            piece = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
-            self.pieces.clear()
-            self.waiting_bytes = 0
+            piece = self._take()
             self._patience_seconds = self._deadlines.gap
             if self.connection is not None:
                 self.connection.resume_reading()
@@ -92,6 +88,18 @@ class Http1Response(HttpResponse):
         if self.error is not None:
             raise self.error
         return b""
+
+    async def read_all(self, limit_bytes: int) -> bytes:
+        """Return the whole rest of the body; see `HttpResponse.read_all`."""
+        if self.connection is None and self.error is None and self.waiting_bytes <= limit_bytes:
+            return self._take()  # a short answer came together with its head
+        return await super().read_all(limit_bytes)
+
+    def _take(self) -> bytes:
+        piece = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        self.pieces.clear()
+        self.waiting_bytes = 0
+        return piece
 
     def close(self) -> None:
         """Give the answer up; see `HttpResponse.close`."""
@@ -121,6 +129,8 @@ class Http1Connection(asyncio.Protocol):
         self._loop = loop
         self._owner = owner
         self._transport: asyncio.Transport
+        self._arrived: list[bytes] = []  # pieces of body from the read of the socket that is being parsed
+        self.on_body = self._arrived.append  # httptools calls it for every chunk: nothing is cheaper
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._poll = select.poll()
         self._is_closing = False
@@ -128,9 +138,7 @@ class Http1Connection(asyncio.Protocol):
         # The wait and its deadline.
         self._waiter: asyncio.Future[None] | None = None
         self._waiting = Waiting.IDLE
-        self._deadline_at = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf
+        self._alarm = Alarm(loop, self._ring)
         self._is_reading_paused = False
         self._is_writing_paused = False
         # The request under way.
@@ -143,6 +151,7 @@ class Http1Connection(asyncio.Protocol):
         self._is_head_only = False
         self._has_head = False
         self._has_end = False
+        self._last_pieces = 0  # how many of `_arrived` belong to the answer that ended among them
         self._may_stay = False
         self._problem = ""
 
@@ -155,7 +164,7 @@ class Http1Connection(asyncio.Protocol):
     def rest(self, seconds: float) -> None:
         """Wait for the next request, and close when none comes in time."""
         self._waiting = Waiting.IDLE
-        self._arm(seconds)
+        self._alarm.set_in(seconds)
 
     def abort(self) -> None:
         """Close the socket now, dropping what is not sent."""
@@ -217,7 +226,7 @@ class Http1Connection(asyncio.Protocol):
         if self._waiter is not None:
             raise RuntimeError("another task is waiting on this answer")
         self._waiting = waiting
-        self._arm(seconds)
+        self._alarm.set_in(seconds)
         waiter = self._waiter = self._loop.create_future()
         try:
             await waiter
@@ -232,28 +241,14 @@ class Http1Connection(asyncio.Protocol):
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
-            self._deadline_at = math.inf
+            self._alarm.off()
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _arm(self, seconds: float) -> None:
-        self._deadline_at = at = self._loop.time() + seconds
-        if at < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._set_timer(at)
-
-    def _set_timer(self, at: float) -> None:
-        self._timer = self._loop.call_at(at, self._timer_fired)
-        self._timer_at = at
-
-    def _timer_fired(self) -> None:
-        self._timer, self._timer_at = None, math.inf
-        if self._deadline_at == math.inf or self._is_closing:
+    def _ring(self) -> None:
+        if self._is_closing:
             return
-        if self._loop.time() + TIMER_SLACK_SECONDS < self._deadline_at:
-            self._set_timer(self._deadline_at)
-        elif self._waiting is Waiting.IDLE:
+        if self._waiting is Waiting.IDLE:
             self.abort()
         elif self._waiting is Waiting.WRITE:
             self.fail(DeadlineExceeded(f"{self.name} stopped taking the request's body", code="write_deadline"))
@@ -307,15 +302,15 @@ class Http1Connection(asyncio.Protocol):
             self.fail(Malformed(f"{self.name} sent bytes without being asked"))
             return
         self._got_bytes = True
-        waiting_bytes = response.waiting_bytes
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._may_stay = False
             if not self._has_end:  # otherwise this answer is whole and what follows it is of no interest
                 self._problem = self._problem or f"is not HTTP: {error}"
-        if response.waiting_bytes != waiting_bytes:
+        if self._arrived:
             self._quiet_bytes = 0
+            self._collect(response)
         else:
             self._quiet_bytes += len(data)
             if self._quiet_bytes > HEAD_LIMIT_BYTES and not self._has_end:
@@ -330,6 +325,17 @@ class Http1Connection(asyncio.Protocol):
             if response.waiting_bytes > WAITING_LIMIT_BYTES and not self._is_reading_paused:
                 self._is_reading_paused = True
                 self._transport.pause_reading()
+
+    def _collect(self, response: Http1Response) -> None:
+        """Make one piece of what has just been parsed; what came behind the answer's end is dropped."""
+        arrived = self._arrived
+        if self._has_end:
+            del arrived[self._last_pieces :]
+        piece = arrived[0] if len(arrived) == 1 else b"".join(arrived)
+        arrived.clear()
+        if piece:
+            response.pieces.append(piece)
+            response.waiting_bytes += len(piece)
 
     def resume_reading(self) -> None:
         """Read the socket again after a pause, if there was one."""
@@ -350,8 +356,7 @@ class Http1Connection(asyncio.Protocol):
         if not self._is_closing:
             self.is_sent = self.is_sent and not isinstance(exc, BrokenPipeError)
             self._peer_closed(f": {exc}" if exc else "")
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.close()
         self._parser = None  # the parser holds this object: break the cycle
         self._owner.lost(self)
 
@@ -398,7 +403,7 @@ class Http1Connection(asyncio.Protocol):
         response.headers = tuple(self._headers)
         self._has_head = True
         if self._is_head_only:  # httptools would wait for a body: this parser, and so this connection, is spent
-            self._has_end, self._may_stay = True, False
+            self._has_end, self._may_stay, self._last_pieces = True, False, 0
             return
         self._may_stay = parser.should_keep_alive()
         if not self._may_stay:
@@ -406,17 +411,10 @@ class Http1Connection(asyncio.Protocol):
             if coding is not None and not coding.lower().endswith(b"chunked"):
                 self._problem = f"has the transfer-encoding {coding!r}"
 
-    def on_body(self, data: bytes) -> None:
-        """Keep a piece of the body."""
-        response = self._response
-        if response is not None and not self._has_end:
-            response.pieces.append(data)
-            response.waiting_bytes += len(data)
-
     def on_message_complete(self) -> None:
         """Note the end; that of an interim answer is none."""
-        if self._has_head:
-            self._has_end = True
+        if self._has_head and not self._has_end:
+            self._has_end, self._last_pieces = True, len(self._arrived)
 
     def _lasts_until_close(self, response: Http1Response) -> bool:
         return response.header(b"content-length") is None and response.header(b"transfer-encoding") is None

@@ -224,8 +224,10 @@ def _wire_request(request: HttpRequest, deadlines: Deadlines) -> httpx2.Request:
     origin = origin_of(request.base_url)
     if origin.unix_path:
         raise ValueError(f"{request.base_url!r}: this transport has no Unix sockets")
-    render_head(request, origin)  # for its checks: the same words are refused on every transport
+    render_head(request)  # for its checks: the same words are refused on every transport
     headers = end_to_end_headers(request.headers)
+    if request.request_id:
+        headers.append((b"x-request-id", request.request_id.encode()))
     if not any(name.lower() == b"accept-encoding" for name, _ in headers):
         headers.append((b"accept-encoding", b"identity"))
     if request.body or request.method not in SAFE_METHODS:

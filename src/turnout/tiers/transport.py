@@ -41,7 +41,8 @@ class HttpRequest(msgspec.Struct, frozen=True):
     """One request. The transport adds host and content-length and drops hop-by-hop headers.
 
     `base_url` is `http://host:port`, `https://host/prefix` or `http+unix:///path/to.sock`; `path` begins with a slash
-    and may carry a query.
+    and may carry a query. `request_id` is sent as ``x-request-id``: all else of the head is the same for every request
+    to a target, so that it is written once.
     """
 
     method: str
@@ -49,6 +50,7 @@ class HttpRequest(msgspec.Struct, frozen=True):
     path: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
+    request_id: str = ""
 
 
 class HttpResponse(Protocol):

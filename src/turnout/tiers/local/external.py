@@ -103,8 +103,7 @@ class ExternalEngine(ProbedEngine):
 
     async def send(self, target: Target, call: Call) -> HttpResponse:  # noqa: ARG002  the body names the model
         """Make one call."""
-        headers = (*self.headers(), (b"x-request-id", call.request_id.encode()))
-        request = HttpRequest("POST", self.base_url, call_path(call), headers, call.body)
+        request = HttpRequest("POST", self.base_url, call_path(call), self.headers(), call.body, call.request_id)
         return await self.context.transport.send(request, call.deadlines)
 
     def _target(self, **facts: Any) -> Target:

@@ -100,7 +100,8 @@ class OllamaEngine(ProbedEngine):
 
     async def send(self, target: Target, call: Call) -> HttpResponse:  # noqa: ARG002  the body names the model
         """Make one call to Ollama's OpenAI-compatible side."""
-        request = HttpRequest("POST", self.base_url, "/v1" + call_path(call), self.headers(), call.body)
+        path = "/v1" + call_path(call)
+        request = HttpRequest("POST", self.base_url, path, self.headers(), call.body, call.request_id)
         return await self.context.transport.send(request, call.deadlines)
 
     async def _loaded(self) -> dict[str, Tag]:

@@ -121,9 +121,8 @@ class ProcessEngine:
         headers = (
             (b"content-type", b"application/json"),
             (b"authorization", b"Bearer " + self._key.encode()),
-            (b"x-request-id", call.request_id.encode()),
         )
-        request = HttpRequest("POST", self._url, "/v1" + call_path(call), headers, call.body)
+        request = HttpRequest("POST", self._url, "/v1" + call_path(call), headers, call.body, call.request_id)
         return await self.context.transport.send(request, call.deadlines)
 
     async def run(self) -> None:

@@ -214,7 +214,7 @@ async def test_the_key_goes_along_with_every_call(tmp_path: Path) -> None:
     assert all((b"authorization", b"Bearer sk-far") in request.headers for request in world.transport.requests)
     sent = world.transport.requests[-1]
     assert (sent.method, sent.base_url, sent.path, sent.body) == ("POST", URL, "/chat/completions", b"{}")
-    assert (b"x-request-id", b"req_1") in sent.headers
+    assert sent.request_id == "req_1"
     assert world.transport.deadlines[-1].gap == 7
 
 
