@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.config import Config
 
 from fuzz.memory import HOUR, JumpingLoop, MemoryTransport, QuietSocket, pieces_of
 from fuzz.oracle import Message as Framed
 from fuzz.oracle import read_answers, read_requests
 from turnout.core.errors import TurnoutError
-from turnout.gateway.connection import LimitedProtocol, ServerLimits, State
+from turnout.gateway.asgi import asgi_handler
+from turnout.gateway.connection import Connection, ServerLimits, State
 from turnout.gateway.exchange import logger
 
 LIMITS = (ServerLimits(), ServerLimits(header_bytes=256, body_bytes=64, connections=1))
@@ -87,8 +87,7 @@ class Play:
 
     async def run(self) -> None:
         """Let the caller send and end as the control bytes say, and wait until the server has closed."""
-        config = Config(cast("Any", self._handle), ws="none", lifespan="off", interface="asgi3", log_config=None)
-        protocol = LimitedProtocol(config, State(), {}, limits=self.limits, _loop=self._loop)
+        protocol = Connection(self._loop, asgi_handler(self._handle), State(), self.limits)
         is_stuck = self.ending == "stuck"
         self.transport = MemoryTransport(self._loop, protocol, self._quiet, is_stuck=is_stuck)
         protocol.connection_made(self.transport)

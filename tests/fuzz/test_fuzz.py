@@ -17,7 +17,7 @@ from fuzz.mutator import Target
 from fuzz.server_wire import ServerWire
 from turnout.core.words import Request
 from turnout.gateway import openai
-from turnout.gateway.connection import LimitedProtocol
+from turnout.gateway.connection import Connection
 from turnout.tiers.http1_connection import Http1Connection
 
 LONG_SECONDS = int(os.environ.get("FUZZ_SECONDS", "60"))
@@ -106,18 +106,18 @@ def test_good_answers_reach_the_caller(client: ClientWire) -> None:
 
 
 def test_a_server_that_loses_a_byte_is_found(server: ServerWire, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = LimitedProtocol.on_body
-    monkeypatch.setattr(LimitedProtocol, "on_body", lambda self, body: whole(self, body.replace(b"w", b"")))
+    whole = Connection.on_body
+    monkeypatch.setattr(Connection, "on_body", lambda self, body: whole(self, body.replace(b"w", b"")))
     assert _is_found(server)
 
 
 def test_a_server_that_never_closes_is_found(server: ServerWire, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LimitedProtocol, "_on_timer", lambda self: None)
+    monkeypatch.setattr(Connection, "_ring", lambda self: None)
     assert _is_found(server)
 
 
 def test_a_client_that_never_gives_up_is_found(client: ClientWire, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Http1Connection, "_timer_fired", lambda self: None)
+    monkeypatch.setattr(Http1Connection, "_ring", lambda self: None)
     assert _is_found(client)
 
 

@@ -19,6 +19,7 @@ import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnout.core.errors import BodyTooLarge, BodyTooSlow, SetupError
+from turnout.gateway.asgi import asgi_handler
 from turnout.gateway.connection import ServerLimits
 from turnout.gateway.server import HttpServer, bind_socket
 
@@ -106,7 +107,7 @@ class Served:
 async def serving(app: ASGIApp, **limits: Any) -> AsyncIterator[Served]:
     sock = bind_socket("127.0.0.1", 0)
     address = sock.getsockname()
-    server = HttpServer(app, limits=ServerLimits(**limits), sockets=[sock])
+    server = HttpServer(asgi_handler(app), limits=ServerLimits(**limits), sockets=[sock])
     async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
         served = Served(server, address, group.create_task(server.serve()))
         try:

@@ -6,7 +6,6 @@ Honest means: until the first byte has reached the caller. After it, a failure i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Protocol
 
 from turnout.config.schema import DeadlineSettings
@@ -26,6 +25,7 @@ from turnout.core.events import BreakerChanged, Emit, Event, RequestFinished, Wo
 from turnout.core.snapshot import Snapshot
 from turnout.core.words import Choice, Plan, Request, Target
 from turnout.dispatch.breaker import Breakers
+from turnout.dispatch.deadline import AnswerDeadline
 from turnout.dispatch.outcome import classify, outcome_of
 from turnout.dispatch.record import BREAKER_OPEN, TARGET_GONE, AttemptRecord, Record
 from turnout.dispatch.relay import Sink, first_events, read_answer, relay_stream
@@ -69,7 +69,7 @@ class Passage:
         self.rewrite = rewrite
         self.sink = sink
         self.record = record
-        self.limit: asyncio.Timeout | None = None
+        self.limit: AnswerDeadline | None = None
         self.is_told = False
         """The caller has the whole answer: whatever happens from now on, it was answered."""
 
@@ -94,7 +94,7 @@ class Dispatcher:
         self._deadlines = deadlines
         self._limits = limits or AnswerLimits()
         self._breakers = Breakers()
-        self._running: set[asyncio.Timeout] = set()
+        self._running: set[AnswerDeadline] = set()
         self._is_closing = False
         self._planned_for: Snapshot | None = None
         self._plans: dict[tuple[str, str, str], Plan] = {}
@@ -135,10 +135,8 @@ class Dispatcher:
     def end_running(self) -> None:
         """End everything that runs, each with a proper error and end marker."""
         self._is_closing = True
-        now = asyncio.get_running_loop().time()
         for limit in self._running:
-            with contextlib.suppress(RuntimeError):  # its own deadline has just passed: it is ending already
-                limit.reschedule(now)
+            limit.pass_now()
 
     async def answer(self, request: Request, rewrite: Rewrite, sink: Sink, key_name: str = "") -> None:
         """Serve one request to its end.
@@ -187,13 +185,14 @@ class Dispatcher:
         if self._is_closing:
             raise ShuttingDown("turnout is shutting down", hint="try again when it has been started again")
         total = min(self._deadlines.total, passage.request.deadline_seconds or self._deadlines.total)
-        async with asyncio.timeout(total) as passage.limit:
-            self._running.add(passage.limit)
+        with AnswerDeadline(total) as limit:
+            passage.limit = limit
+            self._running.add(limit)
             try:
                 plan = passage.record.plan = self.plan(passage.request)
                 await self._walk(plan, passage)
             finally:
-                self._running.discard(passage.limit)
+                self._running.discard(limit)
 
     def _why_ended(self, request: Request) -> TurnoutError:
         if self._is_closing:
@@ -261,7 +260,7 @@ class Dispatcher:
             self._breakers.gave_up(target.name, probe=probe)
             if passage.is_told:
                 record.attempts.append(attempt.end("answered"))
-            elif passage.limit is not None and passage.limit.expired():
+            elif passage.limit is not None and passage.limit.has_passed:
                 reason = self._why_ended(passage.request)
                 record.attempts.append(attempt.end(outcome_of(reason), reason))
             else:

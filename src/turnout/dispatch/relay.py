@@ -45,8 +45,12 @@ class Sink(Protocol):
         """Send a piece; returns when the caller has room for more."""
         ...
 
-    async def finish(self) -> None:
-        """End a good answer."""
+    async def finish(self, last: bytes = b"") -> None:
+        """End a good answer.
+
+        Args:
+            last: The last piece, which goes out together with the end.
+        """
         ...
 
     async def fail(self, error: TurnoutError) -> None:
@@ -117,23 +121,22 @@ async def relay_stream(response: HttpResponse, first: bytes, sink: Sink, watch: 
     """
     good = first
     while True:
+        if watch.is_done and watch.failure is None:
+            await sink.finish(good)
+            watch.is_told = True
+            await _drain(response)
+            return
         if good:
             await sink.write(good)
         if watch.failure is not None:
             raise watch.failure
-        if watch.is_done:
-            await sink.finish()
-            watch.is_told = True
-            await _drain(response)
-            return
         piece = await response.read()
         if not piece:
             break
         good = watch.feed(piece)
     if not watch.is_marked:
         raise CutOff(f"{target} ended the stream without an end marker", hint="the answer is incomplete")
-    await sink.write(DONE_EVENT)
-    await sink.finish()
+    await sink.finish(DONE_EVENT)
     watch.is_told = True
 
 

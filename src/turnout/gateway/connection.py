@@ -17,14 +17,12 @@ import math
 import socket
 import struct
 import urllib.parse
-from typing import Any, cast
+from typing import cast
 
 import httptools
 import msgspec
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.server import ServerState
 
+from turnout.core.alarm import Alarm
 from turnout.core.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -34,7 +32,7 @@ from turnout.core.errors import (
     TurnoutError,
     Wrong,
 )
-from turnout.gateway.exchange import Exchange, Outlet, UnchunkedExchange, logger
+from turnout.gateway.exchange import STATUS_LINES, Exchange, Handler
 
 WRITE_HIGH_BYTES, WRITE_LOW_BYTES = 65_536, 16_384
 CHUNK_OVERHEAD_BYTES = 20  # 16 hexadecimal digits and two CRLF: what honest chunk framing costs at most
@@ -75,41 +73,47 @@ class Phase(enum.Enum):
 IDLE, HEAD, BODY, CLOSING = Phase  # through the class a look-up takes 80 ns on Python 3.11, and a request needs 25
 
 
-class State(ServerState):
-    """What the connections of one server share."""
+class State:
+    """What the connections of one server share.
+
+    Attributes:
+        connections: Those that are open.
+        tasks: Running handlers.
+        date_line: The Date header of every answer.
+        is_stopping: No new request is taken.
+        emptied: Set when the last connection has gone.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
+        self.connections: set[Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.date_line = b""
         self.is_stopping = False
         self.emptied = asyncio.Event()
 
 
-class LimitedProtocol(HttpToolsProtocol):
+class Connection(asyncio.Protocol):
     """One connection.
 
     Args:
-        config: uvicorn's, loaded or not.
+        loop: The running loop.
+        handler: Answers requests.
         server_state: Shared by all connections.
-        app_state: Copied into every scope's ``state``.
         limits: What the caller may cost.
-        _loop: The running loop.
     """
 
-    server_state: State
-    cycle: Exchange  # the request that is being read, or was read last
+    transport: asyncio.Transport
+    exchange: Exchange  # the request that is being read, or was read last
 
     def __init__(
-        self,
-        config: Config,
-        server_state: State,
-        app_state: dict[str, Any],
-        *,
-        limits: ServerLimits,
-        _loop: asyncio.AbstractEventLoop | None = None,
+        self, loop: asyncio.AbstractEventLoop, handler: Handler, server_state: State, limits: ServerLimits
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._new_parser()
+        self.loop = loop
+        self.server_state = server_state
         self.limits = limits
+        self.is_writing_paused = False
+        self._handler = handler
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._phase = IDLE
         self._is_deaf = False  # what still arrives is dropped
         self._is_half_closed = self._has_probed = False
@@ -118,55 +122,52 @@ class LimitedProtocol(HttpToolsProtocol):
         self._queued: Exchange | None = None
         self._fault: TurnoutError | None = None  # why a parser callback stopped the parser
         self._refusal: TurnoutError | None = None  # to be written after the answer in progress
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._expects_continue = self._is_chunked = False
         self._content_bytes = self._body_bytes = self._overhead_bytes = self._dropped_bytes = 0
-        self._is_chunked = False
         self._read_until = 0.0  # of this head or body; 0: it has just begun
-        self._deadline = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf
-        self._stall_timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(loop, self._ring)
+        self._stall = Alarm(loop, self._on_stall)
         self._stalled_bytes = 0
-
-    def _new_parser(self) -> None:
-        self.parser = httptools.HttpRequestParser(self)  # strict, unlike uvicorn's: nothing after `connection: close`
+        self._drained: asyncio.Future[None] | None = None
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the first head's deadline, or turn the caller away."""
-        super().connection_made(transport)
-        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
-        self._outlet = Outlet(self)
-        excess = len(self.connections) - self.limits.connections
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's have the methods but not the base class
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
+        self.server_state.connections.add(self)
+        excess = len(self.server_state.connections) - self.limits.connections
         if self.server_state.is_stopping or excess > 128:
-            transport.abort()
+            self.transport.abort()
         elif excess > 0:
             self._refuse(Busy("too many connections", hint="close idle connections or raise the server's limit"), None)
         else:
-            self._due_in(self.limits.header_seconds)
+            self._alarm.set_in(self.limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         """Cancel the handler: nobody waits for its answer."""
-        self.connections.discard(self)
-        if not self.connections:
+        self.server_state.connections.discard(self)
+        if not self.server_state.connections:
             self.server_state.emptied.set()
-        self._phase, self._is_deaf, self._queued, self._deadline = CLOSING, True, None, math.inf
-        for timer in (self._timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
+        self._phase, self._is_deaf, self._queued = CLOSING, True, None
+        self._alarm.close()
+        self._stall.close()
         if self._running is not None and self._task is not None:
-            self._running.disconnected = True
-            self._running.message_event.set()
+            self._running.is_cut = True
+            self._running.wake()
             self._task.cancel()
-        self.flow.resume_writing()
-        self.parser = None  # type: ignore[assignment]  # breaks a reference cycle
+        self._let_write()
+        self._parser = None  # it holds this object: breaks a cycle
 
-    def eof_received(self) -> bool:  # type: ignore[override]
+    def eof_received(self) -> bool:
         """Keep the connection if an answer is due: asyncio and uvloop close it when this returns None."""
-        if self._phase is BODY and self.cycle is self._running:
+        if self._phase is BODY and self.exchange is self._running:
             self.transport.abort()  # it will never be whole
             return False
-        if self._phase is BODY and self.cycle is self._queued:
+        if self._phase is BODY and self.exchange is self._queued:
             self._queued = None
         last = self._queued or self._running
         if last is None or self._phase is CLOSING:
@@ -174,7 +175,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return False
         last.keep_alive = False
         self._is_half_closed = self._is_deaf = True
-        self._due_in(PROBE_SECONDS)
+        self._alarm.set_in(PROBE_SECONDS)
         return True
 
     def shutdown(self) -> None:
@@ -184,7 +185,7 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self._queued = None
             self._running.keep_alive = False
-            self._is_deaf = self._is_deaf or self._phase is not BODY or self.cycle is not self._running
+            self._is_deaf = self._is_deaf or self._phase is not BODY or self.exchange is not self._running
 
     def finish(self, *, linger: bool = True) -> None:
         """Close once everything is written.
@@ -199,10 +200,10 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.transport.write_eof()
             except OSError:  # the caller's reset came first
                 self.transport.abort()
-            self._due_in(max(LINGER_SECONDS, self.limits.write_stall_seconds * unwritten))
+            self._alarm.set_in(max(LINGER_SECONDS, self.limits.write_stall_seconds * unwritten))
         else:
             self.transport.close()
-            self._due_in(self.limits.write_stall_seconds if unwritten else math.inf)
+            self._alarm.set_in(self.limits.write_stall_seconds if unwritten else math.inf)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -222,7 +223,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._overhead_bytes += len(data)
         body_bytes = self._body_bytes
         try:
-            self.parser.feed_data(data)
+            cast("httptools.HttpRequestParser", self._parser).feed_data(data)
         except httptools.HttpParserUpgrade as paused:
             self._replay_without_upgrade(data[paused.args[0] :])
         except httptools.HttpParserError as error:
@@ -230,16 +231,16 @@ class LimitedProtocol(HttpToolsProtocol):
                 fault = self._fault or InvalidRequest(
                     f"not valid HTTP/1.1: {error}", hint="check the request's framing"
                 )
-                self._refuse(fault, self.cycle if self._phase is BODY else None)
+                self._refuse(fault, self.exchange if self._phase is BODY else None)
         else:
             if self._overhead_bytes > self.limits.header_bytes and not self._is_deaf:
-                self._refuse(self._too_much_head(), None if self._phase is HEAD else self.cycle)
+                self._refuse(self._too_much_head(), None if self._phase is HEAD else self.exchange)
             elif self._phase is HEAD and not self._read_until:
-                self._read_until = self._due_in(self.limits.header_seconds)
+                self._read_until = self._alarm.set_in(self.limits.header_seconds)
             elif self._phase is BODY and (not self._read_until or self._body_bytes != body_bytes):
                 now = self.loop.time()
                 self._read_until = self._read_until or now + self.limits.body_seconds
-                self._due_at(min(now + self.limits.body_gap_seconds, self._read_until))
+                self._alarm.set_at(min(now + self.limits.body_gap_seconds, self._read_until))
 
     def _too_much_head(self) -> Wrong:
         return Wrong(
@@ -251,10 +252,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _replay_without_upgrade(self, rest: bytes) -> None:
         """Parse the request again as an ordinary one: llhttp skips the body of a request that asks for an upgrade."""
-        lines = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
-        version = self.parser.get_http_version().encode()
-        head = b"%s %s HTTP/%s\r\n%s\r\n" % (self.parser.get_method(), self.url, version, b"".join(lines))
-        self._new_parser()
+        parser = cast("httptools.HttpRequestParser", self._parser)
+        lines = [b"%s: %s\r\n" % header for header in self._headers if header[0] != b"upgrade"]
+        version = parser.get_http_version().encode()
+        head = b"%s %s HTTP/%s\r\n%s\r\n" % (parser.get_method(), self._url, version, b"".join(lines))
+        self._parser = httptools.HttpRequestParser(self)
         self._phase = IDLE
         self.data_received(head + rest)
 
@@ -267,9 +269,13 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._queued is not None:
             self._queued.keep_alive = False  # its answer is the last: the error below is never written
             self._stop_parser(InvalidRequest("too many pipelined requests"))
-        super().on_message_begin()
         self._phase, self._read_until = HEAD, 0.0
-        self._content_bytes, self._is_chunked = 0, False
+        self._url, self._headers = b"", []
+        self._content_bytes, self._is_chunked, self._expects_continue = 0, False, False
+
+    def on_url(self, url: bytes) -> None:
+        """Keep a part of the request's target."""
+        self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; drop a trailer, which must not change the headers that the handler has seen."""
@@ -280,60 +286,50 @@ class LimitedProtocol(HttpToolsProtocol):
             self._content_bytes = int(value)
         elif name == b"transfer-encoding":
             self._is_chunked = True
-            if value.lower() != b"chunked":
+            if value.strip().lower() != b"chunked":
                 coding = value.decode("latin-1")
                 self._stop_parser(InvalidRequest(f"transfer-encoding {coding!r} is not supported", hint="use chunked"))
         elif name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+            self._expects_continue = True
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Start the handler, or queue it behind the running one."""
-        version, method = self.parser.get_http_version(), self.parser.get_method()
+        parser = cast("httptools.HttpRequestParser", self._parser)
+        version, method = parser.get_http_version(), parser.get_method()
         if version not in ("1.1", "1.0") or (version == "1.0" and self._is_chunked):
             self._stop_parser(InvalidRequest(f"not valid HTTP/1.1: version {version!r}", hint="speak HTTP/1.1"))
         if method == b"CONNECT":
             self._stop_parser(MethodNotAllowed("CONNECT is not served: this is no proxy"))
-        if self.parser.should_upgrade():
+        if parser.should_upgrade():
             return
-        url = httptools.parse_url(self.url)
+        url = httptools.parse_url(self._url)
         path = url.path.decode("ascii")
-        self.scope["method"] = method.decode("ascii")
-        self.scope["http_version"] = version
-        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        self.scope["raw_path"] = url.path
-        self.scope["query_string"] = url.query or b""
         if self._content_bytes > self.limits.body_bytes:
             self._stop_parser(self._too_large())
         self._phase, self._read_until, self._body_bytes = BODY, 0.0, 0
-        keep_alive = version == "1.1" and self.parser.should_keep_alive()
-        expects = self.expect_100_continue and version == "1.1"
-        self.cycle = (Exchange if version == "1.1" else UnchunkedExchange)(
-            scope=self.scope,
-            transport=cast("asyncio.Transport", self._outlet),
-            flow=self.flow,
-            logger=logger,
-            access_logger=logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=expects,
-            keep_alive=keep_alive and not expects,  # until the caller was told to go on, its next bytes are ambiguous
-            on_response=self.on_response_complete,
+        self.exchange = exchange = Exchange(
+            self,
+            method=method.decode("ascii"),
+            path=urllib.parse.unquote(path) if "%" in path else path,
+            raw_path=url.path,
+            query=url.query or b"",
+            headers=self._headers,
+            version=version,
+            keep_alive=version == "1.1" and parser.should_keep_alive(),
+            expects_continue=self._expects_continue and version == "1.1",
         )
-        self.cycle.protocol = self
-        self.cycle.outlet = self._outlet
-        self.cycle.keeps_alive_once_continued = keep_alive
         if self._running is None:
-            self._start(self.cycle)
+            self._start(exchange)
         else:
-            self._queued = self.cycle
+            self._queued = exchange
 
     def _start(self, exchange: Exchange) -> None:
         self._running = exchange
-        self._task = task = self.loop.create_task(exchange.run_asgi(self.app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        tasks = self.server_state.tasks
+        self._task = task = self.loop.create_task(exchange.run(self._handler))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     def on_chunk_header(self) -> None:
         """Allow a chunk its framing."""
@@ -345,9 +341,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_bytes += len(body)
         if self._body_bytes > self.limits.body_bytes:
             self._stop_parser(self._too_large())
-        if not self.cycle.response_complete:
-            self.cycle.body += body
-            self.cycle.message_event.set()
+        exchange = self.exchange
+        if not exchange.is_complete:
+            exchange.pieces.append(body)
+            exchange.wake()
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(
@@ -358,18 +355,30 @@ class LimitedProtocol(HttpToolsProtocol):
         """Hand the whole body over."""
         if self._phase is not BODY:
             return  # an upgrade: see _replay_without_upgrade
-        self._phase, self._deadline = IDLE, math.inf
-        self.cycle.more_body = False
-        self.cycle.message_event.set()
-        self._is_deaf = self._is_deaf or not self.cycle.keeps_alive_once_continued
-        if self.cycle.response_complete:
+        self._phase = IDLE
+        self._alarm.off()
+        exchange = self.exchange
+        exchange.is_whole = True
+        exchange.wake()
+        self._is_deaf = self._is_deaf or not exchange.keeps_alive_once_continued
+        if exchange.is_complete:
             self._rest()
 
     # -- answering -----------------------------------------------------------------------------------------------------
 
-    def on_response_complete(self) -> None:
-        """Go on with the queued request, the pending refusal or the wait for the next request."""
-        self.server_state.total_requests += 1
+    def go_on(self) -> None:
+        """Tell a caller who waits for it that its body is welcome."""
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def answered(self, exchange: Exchange) -> None:
+        """Go on with the queued request, the pending refusal or the wait for the next request.
+
+        Args:
+            exchange: Its answer is complete.
+        """
+        if not exchange.keep_alive:
+            self.finish()
         self._running = None
         if self._phase is CLOSING or self.transport.is_closing():
             return
@@ -386,7 +395,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_deaf:
             self.finish()
         elif self._phase is IDLE:
-            self._due_in(self.limits.keep_alive_seconds)
+            self._alarm.set_in(self.limits.keep_alive_seconds)
 
     def _refuse(self, error: TurnoutError, culprit: Exchange | None) -> None:
         """Answer the request that is being read with an error and read no more.
@@ -395,15 +404,16 @@ class LimitedProtocol(HttpToolsProtocol):
             error: The answer.
             culprit: The request, if its head was complete.
         """
-        self._is_deaf, self._deadline = True, math.inf
+        self._is_deaf = True
+        self._alarm.off()
         if culprit is not None and culprit is self._queued:
             self._queued = culprit = None
         if culprit is not None and culprit is self._running:
             culprit.refusal = error
             self.answer_for(culprit, error)
-            culprit.message_event.set()
             if not culprit.is_receiving and self._task is not None:
                 self._task.cancel()
+            culprit.wake()
         elif culprit is not None:  # answered before its body was whole
             self.finish()
         elif self._running is not None:
@@ -419,49 +429,26 @@ class LimitedProtocol(HttpToolsProtocol):
             exchange: The request; whatever its handler still sends is dropped.
             error: The answer.
         """
-        if exchange.disconnected or exchange.response_complete:
+        if exchange.is_cut or exchange.is_complete:
             return
-        exchange.disconnected = True
-        if exchange.response_started:
-            self._reset(always=isinstance(exchange, UnchunkedExchange))
+        exchange.is_cut = True
+        if exchange.has_begun:
+            self._reset(always=exchange.version == "1.0")
         else:
-            self._write_error(error, is_head=exchange.scope["method"] == "HEAD")
+            self._write_error(error, is_head=exchange.method == "HEAD")
             self.finish()
 
     def _write_error(self, error: TurnoutError, *, is_head: bool = False) -> None:
         words = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
         body = msgspec.json.encode({"error": words | {"hint": error.hint, "source": error.source}})
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
-        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[error.status], lines, b"" if is_head else body))
+        lines = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
+        head = b"%b%b%b\r\n" % (STATUS_LINES[error.status], self.server_state.date_line, lines)
+        self.transport.write(head if is_head else head + body)
 
     # -- deadlines -----------------------------------------------------------------------------------------------------
 
-    def _due_in(self, seconds: float) -> float:
-        return self._due_at(self.loop.time() + seconds)
-
-    def _due_at(self, when: float) -> float:
-        """Move the deadline. A later one costs nothing: the timer that fires too early is set again."""
-        self._deadline = when
-        if when < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = when
-            self._timer = self.loop.call_at(when, self._on_timer)
-        return when
-
-    def _on_timer(self) -> None:
-        self._timer, self._timer_at = None, math.inf
-        if self._deadline == math.inf:
-            return
-        if self._deadline > self.loop.time():
-            self._due_at(self._deadline)
-        elif self._phase is CLOSING:
+    def _ring(self) -> None:
+        if self._phase is CLOSING:
             self._reset()
         elif self._is_half_closed:
             self._probe()
@@ -472,7 +459,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(BodyTooSlow(f"no complete head within {self.limits.header_seconds:g} s", hint=hint), None)
         else:
             hint = f"at most {self.limits.body_gap_seconds:g} s without a byte, {self.limits.body_seconds:g} s in all"
-            self._refuse(BodyTooSlow("the body did not arrive in time", hint=hint), self.cycle)
+            self._refuse(BodyTooSlow("the body did not arrive in time", hint=hint), self.exchange)
 
     def _probe(self) -> None:
         """Find out whether a caller who sends nothing more has left altogether: then the first write meets a reset."""
@@ -480,19 +467,39 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.transport.abort()
         elif exchange is not None:
-            if not exchange.response_started and exchange.scope["http_version"] == "1.1" and not self._has_probed:
+            if not exchange.has_begun and exchange.version == "1.1" and not self._has_probed:
                 self.transport.write(b"HTTP/1.1 102 Processing\r\n\r\n")
                 self._has_probed = True
-            self._due_in(PROBE_SECONDS)
+            self._alarm.set_in(PROBE_SECONDS)
+
+    # -- writing -------------------------------------------------------------------------------------------------------
 
     def pause_writing(self) -> None:
         """Give the caller a while to take what was written."""
-        super().pause_writing()
+        self.is_writing_paused = True
         self._watch_stall()
+
+    def resume_writing(self) -> None:
+        """Let the handler go on."""
+        self._stall.off()
+        self._let_write()
+
+    async def drain(self) -> None:
+        """Wait until the caller has taken most of what was written, or has left."""
+        while self.is_writing_paused:
+            if self._drained is None:
+                self._drained = self.loop.create_future()
+            await asyncio.shield(self._drained)
+
+    def _let_write(self) -> None:
+        self.is_writing_paused = False
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
 
     def _watch_stall(self) -> None:
         self._stalled_bytes = self.transport.get_write_buffer_size()
-        self._stall_timer = self.loop.call_later(self.limits.write_stall_seconds, self._on_stall)
+        self._stall.set_in(self.limits.write_stall_seconds)
 
     def _on_stall(self) -> None:
         if self.transport.get_write_buffer_size() > self._stalled_bytes - WRITE_HIGH_BYTES:
@@ -510,10 +517,3 @@ class LimitedProtocol(HttpToolsProtocol):
             sock = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
-
-    def resume_writing(self) -> None:
-        """Let the handler go on."""
-        super().resume_writing()
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None

@@ -5,7 +5,7 @@ Who may call is decided by the guard before; this only says so to the browser (t
 
 from __future__ import annotations
 
-from starlette.types import Message, Send
+from turnout.gateway.exchange import Exchange, header_lines
 
 PREFLIGHT_SECONDS = 600
 EXPOSED = (
@@ -14,38 +14,33 @@ EXPOSED = (
 )
 
 
-def naming_origin(send: Send, origin: str) -> Send:
-    """Return a channel that adds the page's origin to an answer.
+def origin_lines(origin: str) -> bytes:
+    """Return the header lines that let a page read an answer.
 
     Args:
-        send: The ASGI channel.
         origin: The page's origin, already admitted.
     """
-
-    async def send_named(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            extra = [
-                (b"access-control-allow-origin", origin.encode("latin-1")),
-                (b"access-control-expose-headers", EXPOSED.encode()),
-                (b"vary", b"origin"),
-            ]
-            message = {**message, "headers": [*message.get("headers", []), *extra]}
-        await send(message)
-
-    return send_named
+    return header_lines(
+        [
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-expose-headers", EXPOSED.encode()),
+            (b"vary", b"origin"),
+        ]
+    )
 
 
-async def answer_preflight(send: Send, asked_headers: str) -> None:
+async def answer_preflight(exchange: Exchange, asked_headers: str) -> None:
     """Tell the browser that the page may send its request.
 
     Args:
-        send: The ASGI channel, which names the origin.
+        exchange: The preflight.
         asked_headers: The headers that it wants to send; all are allowed, since the guard checks what matters.
     """
-    headers = [
-        (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
-        (b"access-control-allow-headers", asked_headers.encode("latin-1") or b"*"),
-        (b"access-control-max-age", str(PREFLIGHT_SECONDS).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 204, "headers": headers})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    lines = header_lines(
+        [
+            (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
+            (b"access-control-allow-headers", asked_headers.encode("latin-1") or b"*"),
+            (b"access-control-max-age", str(PREFLIGHT_SECONDS).encode()),
+        ]
+    )
+    await exchange.begin(204, lines, is_last=True)

@@ -1,4 +1,4 @@
-"""The endpoint: raw ASGI on the hot routes, everything else handed to the console.
+"""The endpoint: the hot routes speak to the server themselves, everything else is handed to the console.
 
 A request passes guard, body, facts, dispatch, in this order; whatever goes wrong before the first byte is one typed
 error in OpenAI's shape.
@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from turnout.core.clock import Clock
 from turnout.core.errors import MethodNotAllowed, ModelNotFound, NotFound, TurnoutError
 from turnout.core.ids import new_request_id
 from turnout.core.words import Privacy, Request, RequestKind
 from turnout.dispatch.dispatcher import Dispatcher
+from turnout.gateway.asgi import asgi_handler
 from turnout.gateway.catalogue import list_models
-from turnout.gateway.cors import answer_preflight, naming_origin
+from turnout.gateway.cors import answer_preflight, origin_lines
+from turnout.gateway.exchange import Exchange, header_lines
 from turnout.gateway.guard import Guard, read_entry
 from turnout.gateway.metrics import CONTENT_TYPE, Metrics
 from turnout.gateway.openai import PRIVACIES, read_request, read_wishes
-from turnout.gateway.sink import JSON_TYPE, OpenAiSink, route_headers, send_error, send_whole
+from turnout.gateway.sink import JSON_LINE, OpenAiSink, route_lines, send_error
 from turnout.routing.names import near_names
 from turnout.tiers.fleet import Fleet
 
@@ -35,7 +37,7 @@ Health = Callable[[], dict[str, object]]
 
 
 class Gateway:
-    """The ASGI application.
+    """Answers every request.
 
     Args:
         dispatcher: Serves requests.
@@ -65,15 +67,15 @@ class Gateway:
         self._guard = guard
         self._metrics = metrics
         self._health = health
-        self._console = console
+        self._console = asgi_handler(console)
         self._created = int(clock.wall_seconds())
         self._privacy = privacy
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
-        path, method = scope["path"], scope["method"]
+        path, method = exchange.path, exchange.method
         request_id = new_request_id()
-        entry = read_entry(scope["headers"])
+        entry = read_entry(exchange.headers)
         try:
             # A browser's preflight carries no key; it only learns whether the page may ask.
             is_preflight = method == "OPTIONS" and bool(entry.origin)
@@ -84,45 +86,43 @@ class Gateway:
                 is_operators=path == "/" or path.startswith("/turnout/"),
             )
             if entry.origin:
-                send = naming_origin(send, entry.origin)
+                exchange.more_lines = origin_lines(entry.origin)
             if is_preflight:
-                await answer_preflight(send, entry.asked_headers)
+                await answer_preflight(exchange, entry.asked_headers)
             elif (kind := GENERATION.get(path)) is not None:
-                _expect(scope, "POST")
-                await self._generate(kind, scope, receive, send, request_id, key_name)
+                _expect(exchange, "POST")
+                await self._generate(kind, exchange, request_id, key_name)
             elif path in READS or path.startswith("/v1/models/"):
-                _expect(scope, "GET")
-                await self._read(path, send)
+                _expect(exchange, "GET")
+                await self._read(path, exchange)
             else:
-                await self._console(scope, receive, send)
+                await self._console(exchange)
         except TurnoutError as error:
-            await send_error(send, error, request_id, _allow(error, path))
+            await send_error(exchange, error, request_id, _allow(error, path))
 
-    async def _generate(
-        self, kind: RequestKind, scope: Scope, receive: Receive, send: Send, request_id: str, key_name: str
-    ) -> None:
-        wishes = read_wishes(scope["headers"])
+    async def _generate(self, kind: RequestKind, exchange: Exchange, request_id: str, key_name: str) -> None:
+        wishes = read_wishes(exchange.headers)
         if PRIVACIES.index(self._privacy) > PRIVACIES.index(wishes.privacy):
             wishes = msgspec.structs.replace(wishes, privacy=self._privacy)
-        data = await read_body(receive)
+        data = await exchange.read_body()
         try:
             request, body = read_request(kind, data, request_id, wishes)
         except TurnoutError as error:
             self._dispatcher.turned_away(Request(id=request_id, kind=kind, selector=""), error, key_name)
             raise
-        sink = OpenAiSink(send, request)
+        sink = OpenAiSink(exchange, request)
         try:
             await self._dispatcher.answer(request, body.with_model, sink, key_name)
         except TurnoutError as error:
-            await send_error(send, error, request_id, route_headers(request, None, sink.attempts))
+            await send_error(exchange, error, request_id, route_lines(request, None, sink.attempts))
 
-    async def _read(self, path: str, send: Send) -> None:
+    async def _read(self, path: str, exchange: Exchange) -> None:
         if path == "/health":
-            await send_whole(send, 200, [JSON_TYPE], msgspec.json.encode(self._health()))
+            await exchange.whole(200, JSON_LINE, msgspec.json.encode(self._health()))
         elif path == "/metrics":
-            await send_whole(send, 200, [(b"content-type", CONTENT_TYPE)], self._metrics.render())
+            await exchange.whole(200, header_lines([(b"content-type", CONTENT_TYPE)]), self._metrics.render())
         else:
-            await send_whole(send, 200, [JSON_TYPE], msgspec.json.encode(self._models(path)))
+            await exchange.whole(200, JSON_LINE, msgspec.json.encode(self._models(path)))
 
     def _models(self, path: str) -> object:
         snapshot = self._fleet.snapshot
@@ -136,22 +136,6 @@ class Gateway:
         raise ModelNotFound(f"there is no model {name!r}", hint=near_names(name, snapshot), param="model")
 
 
-async def read_body(receive: Receive) -> bytes:
-    """Return the whole body; its size was limited by the server.
-
-    Raises:
-        TurnoutError: From the server: too large, too slow.
-    """
-    pieces: list[bytes] = []
-    while True:
-        message: Message = await receive()
-        if message["type"] == "http.disconnect":
-            return b""
-        pieces.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
 def not_found(path: str) -> NotFound:
     """Return the error for a path that nobody serves."""
     return NotFound(
@@ -159,13 +143,13 @@ def not_found(path: str) -> NotFound:
     )
 
 
-def _expect(scope: Scope, method: str) -> None:
-    given: str = scope["method"]
+def _expect(exchange: Exchange, method: str) -> None:
+    given = exchange.method
     if given != method and not (given == "HEAD" and method == "GET"):
-        raise MethodNotAllowed(f"{scope['path']} does not know {given}", hint=f"use {method}")
+        raise MethodNotAllowed(f"{exchange.path} does not know {given}", hint=f"use {method}")
 
 
-def _allow(error: TurnoutError, path: str) -> list[tuple[bytes, bytes]]:
+def _allow(error: TurnoutError, path: str) -> bytes:
     if isinstance(error, MethodNotAllowed):
-        return [(b"allow", b"POST" if path in GENERATION else b"GET, HEAD")]
-    return []
+        return b"allow: POST\r\n" if path in GENERATION else b"allow: GET, HEAD\r\n"
+    return b""

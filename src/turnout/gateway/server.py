@@ -1,4 +1,8 @@
-"""The HTTP server: uvicorn with limits, accepting, draining, stopping. connection.py says what is limited."""
+"""The HTTP server: accepting, draining, stopping. connection.py says what is limited.
+
+httptools parses, uvloop reads and writes. There is no ready server underneath: the limits, the cancellation of handlers
+and the probing of half-closed callers took the place of everything that one would have brought.
+"""
 
 from __future__ import annotations
 
@@ -7,49 +11,38 @@ import contextlib
 import errno
 import socket
 from email.utils import formatdate
-from typing import TYPE_CHECKING, cast
-
-from starlette.types import ASGIApp
-from uvicorn.config import Config
 
 from turnout.core.errors import SetupError
-from turnout.gateway.connection import LimitedProtocol, ServerLimits, State
-from turnout.gateway.exchange import logger
-
-if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application
+from turnout.gateway.connection import Connection, ServerLimits, State
+from turnout.gateway.exchange import Handler, logger
 
 CANCEL_SECONDS = 5.0  # for handlers to end after they were cancelled
 BACKLOG = 2048
+ACCEPTED_AT_ONCE = 64
+"""Connections taken in one turn of the loop; uvloop itself takes one: of 256 new callers the last waited seconds."""
+NO_DESCRIPTOR_SECONDS = 1.0
+"""Without accepting when there is no descriptor left: the backlog keeps whoever comes."""
 
 
 class HttpServer:
-    """Serve an application on bound sockets until told to stop. Installs no signal handlers, runs no lifespan.
+    """Serve a handler on bound sockets until told to stop. Installs no signal handlers.
 
     Args:
-        app: The ASGI 3 application. Its handlers are cancelled when their caller leaves.
+        handler: Answers one request; it is cancelled when its caller leaves.
         limits: What one caller may cost.
         sockets: From `bind_socket`; closed when `serve` returns.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: ServerLimits, sockets: list[socket.socket]) -> None:
-        self._config = Config(
-            cast("ASGI3Application", app),
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-        )
-        self._config.load()
+    def __init__(self, handler: Handler, *, limits: ServerLimits, sockets: list[socket.socket]) -> None:
+        self._handler = handler
         self._limits = limits
         self._sockets = sockets
         self._state = State()
         self._stop_asked = asyncio.Event()
         self._drain_seconds = 0.0
         self._drain: asyncio.Timeout | None = None
+        self._joining: set[asyncio.Task[object]] = set()
+        self._is_accepting = False
 
     @property
     def running_requests(self) -> int:
@@ -69,24 +62,66 @@ class HttpServer:
 
     async def serve(self) -> None:
         """Accept connections until `stop`, then drain."""
-        loop = asyncio.get_running_loop()
-        listeners = [await loop.create_server(self._protocol, sock=sock, backlog=BACKLOG) for sock in self._sockets]
+        self._accept_all()
         try:
             while not self._stop_asked.is_set():
-                self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+                self._state.date_line = b"date: %b\r\n" % formatdate(usegmt=True).encode()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1):
                         await self._stop_asked.wait()
-            for listener in listeners:
-                listener.close()
+            self._close_listeners()
             await self._drain_connections()
         finally:
-            for listener in listeners:
-                listener.close()
+            self._close_listeners()
             await self._cut_connections()
 
-    def _protocol(self) -> LimitedProtocol:
-        return LimitedProtocol(self._config, self._state, {}, limits=self._limits)
+    def _accept_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._is_accepting = True
+        for listener in self._sockets:
+            listener.listen(BACKLOG)
+            loop.add_reader(listener.fileno(), self._accept, listener)
+
+    def _close_listeners(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._is_accepting = False
+        for listener in self._sockets:
+            if listener.fileno() >= 0:
+                loop.remove_reader(listener.fileno())
+                listener.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                accepted, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                logger.error("no new connections for %g s: %s", NO_DESCRIPTOR_SECONDS, error)
+                loop.remove_reader(listener.fileno())
+                loop.call_later(NO_DESCRIPTOR_SECONDS, self._accept_again, listener)
+                return
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            joining = loop.create_task(self._join(accepted))
+            self._joining.add(joining)
+            joining.add_done_callback(self._joining.discard)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if self._is_accepting:
+            asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
+
+    async def _join(self, accepted: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(
+                lambda: Connection(loop, self._handler, self._state, self._limits), accepted
+            )
+        except OSError:  # it has gone already
+            accepted.close()
 
     async def _drain_connections(self) -> None:
         self._state.is_stopping = True
@@ -105,11 +140,13 @@ class HttpServer:
 
     async def _cut_connections(self) -> None:
         self._state.is_stopping = True
+        if self._joining:
+            await asyncio.wait(self._joining, timeout=CANCEL_SECONDS)
         for task in self._state.tasks:
             task.cancel()
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=CANCEL_SECONDS)
-        for connection in self._connections():
+        for connection in list(self._state.connections):
             connection.transport.abort()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_SECONDS):
@@ -121,11 +158,8 @@ class HttpServer:
             await self._state.emptied.wait()
 
     def _close_idle(self) -> None:
-        for connection in self._connections():
+        for connection in list(self._state.connections):
             connection.shutdown()
-
-    def _connections(self) -> list[LimitedProtocol]:
-        return cast("list[LimitedProtocol]", list(self._state.connections))
 
 
 def bind_socket(host: str, port: int) -> socket.socket:

@@ -1,89 +1,98 @@
-"""Writes answers in OpenAI's dialect to one ASGI caller, with the facts of the route in the headers."""
+"""Writes answers in OpenAI's dialect to one caller, with the facts of the route in the headers."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 from urllib.parse import quote
 
-from starlette.types import Send
-
 from turnout.core.errors import TurnoutError
-from turnout.core.words import Request, Target
+from turnout.core.words import Request, Target, Tier
+from turnout.gateway.exchange import Exchange, header_lines
 from turnout.gateway.openai import error_body
 
-RawHeaders = list[tuple[bytes, bytes]]
-JSON_TYPE = (b"content-type", b"application/json")
-STREAM_TYPE: RawHeaders = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+JSON_LINE = b"content-type: application/json\r\n"
+STREAM_LINES = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 
 
 class OpenAiSink:
     """One answer. ``dispatch.relay.Sink`` says what each method means.
 
+    The head of a stream leaves together with its first piece.
+
     Args:
-        send: The ASGI channel.
+        exchange: Whom to answer.
         request: Whose answer it is.
     """
 
-    def __init__(self, send: Send, request: Request) -> None:
-        self._send = send
+    __slots__ = ("_exchange", "_head", "_is_stream", "_request", "attempts", "is_begun")
+
+    def __init__(self, exchange: Exchange, request: Request) -> None:
+        self._exchange = exchange
         self._request = request
+        self._head = b""  # of a stream, while it is not sent
         self._is_stream = False
         self.is_begun = False
         self.attempts = 0
 
     async def begin(self, served: Target) -> None:
-        """Send status 200 and the headers of a stream."""
+        """Begin a stream: its head goes out with the first piece."""
         self.is_begun = self._is_stream = True
-        headers = route_headers(self._request, served, self.attempts) + STREAM_TYPE
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._head = route_lines(self._request, served, self.attempts) + STREAM_LINES
 
     async def whole(self, served: Target, data: bytes) -> None:
         """Send a whole answer."""
         self.is_begun = True
-        headers = route_headers(self._request, served, self.attempts)
-        headers.append(JSON_TYPE)
-        await send_whole(self._send, 200, headers, data)
+        await self._exchange.whole(200, route_lines(self._request, served, self.attempts) + JSON_LINE, data)
 
     async def write(self, data: bytes) -> None:
         """Send a piece."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if self._head:
+            head, self._head = self._head, b""
+            await self._exchange.begin(200, head, data)
+        else:
+            await self._exchange.write(data)
 
-    async def finish(self) -> None:
-        """End a good answer."""
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def finish(self, last: bytes = b"") -> None:
+        """Send the last piece and end a good answer."""
+        if self._head:
+            head, self._head = self._head, b""
+            await self._exchange.begin(200, head, last, is_last=True)
+        else:
+            await self._exchange.end(last)
 
     async def fail(self, error: TurnoutError) -> None:
         """Send the error as an event, then the end marker."""
         if not self._is_stream:
             return  # a whole answer is handed over in one piece: only the caller's taking of it can have failed
         event = b"data: " + error_body(error, self._request.id) + b"\n\n"
-        await self.write(event + b"data: [DONE]\n\n")
-        await self.finish()
+        await self.finish(event + b"data: [DONE]\n\n")
 
 
-def route_headers(request: Request, served: Target | None, attempts: int) -> RawHeaders:
-    """Return the ``x-turnout-*`` headers of an answer.
+def route_lines(request: Request, served: Target | None, attempts: int) -> bytes:
+    """Return the ``x-turnout-*`` header lines of an answer.
 
     Args:
         request: Whose answer it is.
         served: Who serves it; None for an error before anybody did.
         attempts: How many targets were tried.
     """
-    headers: RawHeaders = [
-        (b"x-turnout-request-id", request.id.encode()),
-        (b"x-turnout-requested-model", _printable(request.selector)),
-        (b"x-turnout-effort", str(request.effort).encode() if request.effort else b"unrated"),
+    name, tier = (served.name, served.tier) if served is not None else ("", None)
+    facts = _fact_lines(request.selector, request.effort, attempts, name, tier)
+    return b"x-turnout-request-id: %b\r\n%b" % (request.id.encode(), facts)
+
+
+@functools.lru_cache(maxsize=1024)
+def _fact_lines(selector: str, effort: int | None, attempts: int, served: str, tier: Tier | None) -> bytes:
+    headers = [
+        (b"x-turnout-requested-model", _printable(selector)),
+        (b"x-turnout-effort", str(effort).encode() if effort else b"unrated"),
         (b"x-turnout-attempts", str(attempts).encode()),
         # Local work never costs money; the paid tiers will say their price here.
         (b"x-turnout-cost-usd", b"0"),
     ]
-    if served is not None:
-        headers += [(b"x-turnout-served-model", _printable(served.name)), (b"x-turnout-tier", served.tier.encode())]
-    return headers
+    if tier is not None:
+        headers += [(b"x-turnout-served-model", _printable(served)), (b"x-turnout-tier", tier.encode())]
+    return header_lines(headers)
 
 
 def _printable(text: str) -> bytes:
@@ -93,28 +102,20 @@ def _printable(text: str) -> bytes:
     return quote(text, safe="/:@-._~ ").encode()
 
 
-async def send_error(send: Send, error: TurnoutError, request_id: str, extra: RawHeaders) -> None:
+async def send_error(exchange: Exchange, error: TurnoutError, request_id: str, more_lines: bytes) -> None:
     """Send an error as a whole answer.
 
     Args:
-        send: The ASGI channel.
+        exchange: Whom to answer.
         error: What happened.
         request_id: Goes into body and header.
-        extra: More headers.
+        more_lines: More header lines.
     """
-    headers: RawHeaders = [JSON_TYPE, *extra]
-    if not any(name == b"x-turnout-request-id" for name, _ in extra):
-        headers.append((b"x-turnout-request-id", request_id.encode()))
+    lines = JSON_LINE + more_lines
+    if b"x-turnout-request-id: " not in more_lines:
+        lines += b"x-turnout-request-id: %b\r\n" % request_id.encode()
     if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
+        lines += b"www-authenticate: Bearer\r\n"
     if error.retry_after_seconds is not None:
-        headers.append((b"retry-after", str(max(1, round(error.retry_after_seconds))).encode()))
-    await send_whole(send, error.status, headers, error_body(error, request_id))
-
-
-async def send_whole(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:
-    """Send one complete answer."""
-    headers = [*headers, (b"content-length", str(len(body)).encode())]
-    start: dict[str, Any] = {"type": "http.response.start", "status": status, "headers": headers}
-    await send(start)
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+        lines += b"retry-after: %d\r\n" % max(1, round(error.retry_after_seconds))
+    await exchange.whole(error.status, lines, error_body(error, request_id))

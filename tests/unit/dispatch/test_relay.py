@@ -38,8 +38,8 @@ class ListSink:
         assert not self.is_finished
         self.data += data
 
-    async def finish(self) -> None:
-        assert not self.is_finished
+    async def finish(self, last: bytes = b"") -> None:
+        await self.write(last)
         self.is_finished = True
 
     async def fail(self, error: TurnoutError) -> None:

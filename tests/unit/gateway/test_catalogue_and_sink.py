@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 import pytest
 
+from support.exchange import POST, Answer, MemoryTransport, ask
 from support.samples import a_request, a_target
 from turnout.core.errors import CutOff, RateLimited, Unauthorized
 from turnout.core.snapshot import Snapshot
 from turnout.core.words import Target
 from turnout.gateway.catalogue import list_models
-from turnout.gateway.sink import OpenAiSink, route_headers, send_error
+from turnout.gateway.exchange import Exchange
+from turnout.gateway.sink import OpenAiSink, route_lines, send_error
 
 
 def world(*targets: Target, **facts: Any) -> Snapshot:
@@ -52,14 +55,24 @@ def test_nothing_is_listed_where_nothing_is_but_auto() -> None:
     assert [(entry["id"], entry["capabilities"]) for entry in gone] == [("auto", []), ("x", []), ("coding", [])]
 
 
-Sent = list[dict[str, Any]]
+def facts(lines: bytes) -> dict[bytes, bytes]:
+    """Return rendered header lines as a dictionary."""
+    assert lines.endswith(b"\r\n")
+    pairs = [line.partition(b": ") for line in lines.split(b"\r\n")[:-1]]
+    return {name: value for name, _, value in pairs}
 
 
-def sink(sent: Sent, **facts: Any) -> OpenAiSink:
-    async def send(message: Any) -> None:
-        sent.append(dict(message))
+Story = Callable[[OpenAiSink], Awaitable[None]]
 
-    return OpenAiSink(send, a_request(**facts))
+
+async def told(story: Story, **request: Any) -> tuple[Answer, MemoryTransport]:
+    """Return what a caller gets whose answer is given by ``story``."""
+
+    async def handle(exchange: Exchange) -> None:
+        await exchange.read_body()
+        await story(OpenAiSink(exchange, a_request(**request)))
+
+    return await ask(handle, POST)
 
 
 @pytest.mark.parametrize(
@@ -75,68 +88,83 @@ def sink(sent: Sent, **facts: Any) -> OpenAiSink:
     ],
 )
 def test_a_selector_cannot_break_the_headers(selector: str, shown: bytes) -> None:
-    headers = dict(route_headers(a_request(selector=selector), None, 0))
+    headers = facts(route_lines(a_request(selector=selector), None, 0))
     assert headers[b"x-turnout-requested-model"] == shown
     assert all(b"\r" not in value and b"\n" not in value and value.isascii() for value in headers.values())
 
 
 def test_the_facts_of_the_route_are_in_the_headers() -> None:
     served = a_target("local/é")
-    headers = dict(route_headers(a_request(effort=7), served, 2))
+    headers = facts(route_lines(a_request(effort=7), served, 2))
     assert headers == {
         b"x-turnout-request-id": b"req_1", b"x-turnout-requested-model": b"auto", b"x-turnout-effort": b"7",
         b"x-turnout-attempts": b"2", b"x-turnout-cost-usd": b"0", b"x-turnout-served-model": b"local/%C3%A9",
         b"x-turnout-tier": b"local",
     }  # fmt: skip
-    bare = dict(route_headers(a_request(), None, 0))
+    bare = facts(route_lines(a_request(), None, 0))
     assert bare[b"x-turnout-effort"] == b"unrated"
     assert b"x-turnout-served-model" not in bare
 
 
 async def test_a_stream_that_fails_ends_with_an_error_event_and_the_marker() -> None:
-    sent: Sent = []
-    out = sink(sent)
-    await out.begin(a_target())
-    await out.write(b"data: {}\n\n")
-    await out.fail(CutOff("gone"))
+    async def story(out: OpenAiSink) -> None:
+        await out.begin(a_target())
+        await out.write(b"data: {}\n\n")
+        await out.fail(CutOff("gone"))
 
-    assert sent[0]["status"] == 200
-    assert dict(sent[0]["headers"])[b"content-type"].startswith(b"text/event-stream")
-    event, marker, rest = sent[2]["body"].partition(b"\n\ndata: [DONE]\n\n")
+    answer, transport = await told(story)
+
+    assert answer.status == 200
+    assert answer.headers[b"content-type"].startswith(b"text/event-stream")
+    assert answer.body.startswith(b"data: {}\n\ndata: ")
+    event, marker, rest = answer.body.removeprefix(b"data: {}\n\n").partition(b"\n\ndata: [DONE]\n\n")
     assert (marker, rest) == (b"\n\ndata: [DONE]\n\n", b"")
     assert msgspec.json.decode(event.removeprefix(b"data: "))["error"]["code"] == "answer_cut_off"
-    assert [message["more_body"] for message in sent[1:]] == [True, True, False]
+    assert len(transport.writes) == 2, "the head leaves with the first piece, the end with the last"
+
+
+async def test_a_stream_that_ends_at_once_is_one_write() -> None:
+    async def story(out: OpenAiSink) -> None:
+        await out.begin(a_target())
+        assert out.is_begun
+        await out.finish(b"data: [DONE]\n\n")
+
+    answer, transport = await told(story)
+    assert answer.body == b"data: [DONE]\n\n"
+    assert len(transport.writes) == 1
 
 
 async def test_a_whole_answer_is_json_and_ends() -> None:
-    sent: Sent = []
-    out = sink(sent)
-    await out.whole(a_target(), b"{}")
-    await out.fail(CutOff("the caller did not take it"))
+    async def story(out: OpenAiSink) -> None:
+        await out.whole(a_target(), b"{}")
+        await out.fail(CutOff("the caller did not take it"))
+        assert out.is_begun
 
-    assert out.is_begun
-    headers = dict(sent[0]["headers"])
-    assert (headers[b"content-type"], headers[b"content-length"]) == (b"application/json", b"2")
-    assert [(m["body"], m["more_body"]) for m in sent[1:]] == [(b"{}", False)]
+    answer, transport = await told(story)
+    assert (answer.headers[b"content-type"], answer.headers[b"content-length"]) == (b"application/json", b"2")
+    assert answer.body == b"{}"
+    assert len(transport.writes) == 1
 
 
 @pytest.mark.parametrize(("seconds", "header"), [(0.2, b"1"), (7.4, b"7"), (None, None)])
 async def test_an_error_is_a_whole_answer_with_its_headers(seconds: float | None, header: bytes | None) -> None:
-    sent: Sent = []
+    async def handle(exchange: Exchange) -> None:
+        await send_error(exchange, RateLimited("slow", retry_after_seconds=seconds), "req_9", b"allow: GET\r\n")
 
-    async def send(message: Any) -> None:
-        sent.append(dict(message))
+    answer, _ = await ask(handle, POST)
+    assert answer.status == 429
+    assert answer.headers.get(b"retry-after") == header
+    assert answer.headers[b"x-turnout-request-id"] == b"req_9"
+    assert answer.headers[b"allow"] == b"GET"
+    assert answer.error["code"] == "rate_limited"
+    assert b"www-authenticate" not in answer.headers
 
-    await send_error(send, RateLimited("slow down", retry_after_seconds=seconds), "req_9", [(b"allow", b"GET")])
-    headers = dict(sent[0]["headers"])
 
-    assert sent[0]["status"] == 429
-    assert headers.get(b"retry-after") == header
-    assert headers[b"x-turnout-request-id"] == b"req_9"
-    assert headers[b"allow"] == b"GET"
-    assert headers[b"content-length"] == str(len(sent[1]["body"])).encode()
-    assert b"www-authenticate" not in headers
-    await send_error(send, Unauthorized("no"), "req_9", [(b"x-turnout-request-id", b"req_9")])
-    headers_of_401 = [name for name, _ in sent[2]["headers"]]
-    assert b"www-authenticate" in headers_of_401
-    assert headers_of_401.count(b"x-turnout-request-id") == 1
+async def test_an_unknown_caller_is_told_how_to_come_in_and_the_id_once() -> None:
+    async def handle(exchange: Exchange) -> None:
+        await send_error(exchange, Unauthorized("no"), "req_9", b"x-turnout-request-id: req_9\r\n")
+
+    answer, _ = await ask(handle, POST)
+    names = [name for name, _ in answer.pairs]
+    assert b"www-authenticate" in names
+    assert names.count(b"x-turnout-request-id") == 1

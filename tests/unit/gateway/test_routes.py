@@ -1,23 +1,25 @@
-"""The ASGI application, called directly: every refusal is one typed error in OpenAI's shape."""
+"""The endpoint, called in memory: every refusal is one typed error in OpenAI's shape."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
 
+from support.exchange import Answer, ask
 from support.samples import a_context
 from turnout.config.schema import DeadlineSettings
 from turnout.console.api import Console
 from turnout.console.default_model import DefaultModel
 from turnout.core.clock import ManualClock
-from turnout.core.errors import BodyTooLarge
 from turnout.core.events import Event, EventBus, RequestFinished
 from turnout.core.words import Privacy
 from turnout.dispatch.dispatcher import Dispatcher
 from turnout.dispatch.traces import TraceStore
+from turnout.gateway.connection import ServerLimits
 from turnout.gateway.guard import Guard
 from turnout.gateway.keys import KeyStore
 from turnout.gateway.metrics import Metrics
@@ -29,28 +31,6 @@ from turnout.tiers.transport import HttpRequest
 
 CHAT = b'{"messages":[{"role":"user","content":"hi"}]}'
 TYPE = (b"content-type", b"application/json")
-
-
-class Answer:
-    """What the application sent."""
-
-    def __init__(self, sent: list[dict[str, Any]]) -> None:
-        assert [message["type"] for message in sent[:1]] == ["http.response.start"]
-        self.status: int = sent[0]["status"]
-        self.headers: dict[bytes, bytes] = dict(sent[0]["headers"])
-        self.body = b"".join(message.get("body", b"") for message in sent[1:])
-        assert not sent[-1].get("more_body")
-
-    @property
-    def json(self) -> Any:
-        return msgspec.json.decode(self.body)
-
-    @property
-    def error(self) -> dict[str, Any]:
-        error: dict[str, Any] = self.json["error"]
-        assert self.headers[b"content-type"] == b"application/json"
-        assert set(error) == {"message", "type", "param", "code", "hint", "source", "retryable", "request_id"}
-        return error
 
 
 class House:
@@ -106,30 +86,11 @@ class House:
         query: bytes = b"",
         host: bytes = b"localhost:1",
     ) -> Answer:
-        pieces = [body[:5], body[5:]]
-        sent: list[dict[str, Any]] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
-
-        async def send(message: Any) -> None:
-            sent.append(dict(message))
-
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": query,
-            "root_path": "",
-            "headers": [(b"host", host), *headers],
-            "scheme": "http",
-            "http_version": "1.1",
-            "server": ("127.0.0.1", 1),
-            "client": ("127.0.0.1", 2),
-        }
-        await self.gateway(scope, receive, send)
-        return Answer(sent)
+        target = quote(path, safe="/%").encode() + (b"?" + query if query else b"")
+        given = [(b"host", host), *headers, *([(b"content-length", b"%d" % len(body))] if body else [])]
+        lines = b"".join(b"%b: %b\r\n" % pair for pair in given)
+        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), target, lines)
+        return (await ask(self.gateway, head + body[:5], body[5:]))[0]
 
     async def chat(self, body: bytes = CHAT, *headers: tuple[bytes, bytes]) -> Answer:
         return await self.call("POST", "/v1/chat/completions", body, TYPE, *headers)
@@ -230,7 +191,7 @@ async def test_reads_answer_get_and_head_alike(house: House, path: str) -> None:
 
 
 async def test_a_path_is_decoded_once(house: House) -> None:
-    answer = await house.call("GET", "/v1/models/local%2Ffar")  # what a server hands on for local%252Ffar
+    answer = await house.call("GET", "/v1/models/local%252Ffar")
     assert answer.status == 404
     assert "'local/far'" in answer.error["hint"]
 
@@ -275,17 +236,12 @@ async def test_a_header_may_only_tighten_privacy(
 
 
 async def test_what_the_server_says_about_a_body_is_the_answer(house: House) -> None:
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        raise BodyTooLarge("too large")
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [(b"host", b"localhost"), TYPE]}
-    await house.gateway(scope, receive, send)
-    assert Answer(sent).status == 413
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    pieces = (head + b"transfer-encoding: chunked\r\n\r\n", b'6\r\n{"a":1\r\n', b'6\r\n,"b":2\r\n')
+    answer, transport = await ask(house.gateway, *pieces, limits=ServerLimits(body_bytes=10))
+    assert answer.status == 413
+    assert len(transport.writes) == 1
+    assert transport.is_closed
 
 
 async def test_metrics_count_requests_without_a_callers_words(house: House) -> None:
