@@ -13,6 +13,7 @@ from typing import NamedTuple
 from fuzz.memory import HOUR, JumpingLoop, MemoryTransport, QuietSocket, pieces_of
 from fuzz.oracle import read_answers
 from turnout.core.errors import Broken
+from turnout.core.outbox import Outbox
 from turnout.tiers import http1_connection
 from turnout.tiers.http1_connection import Http1Connection, Http1Response
 from turnout.tiers.transport import Deadlines
@@ -110,7 +111,7 @@ class Play:
     async def run(self) -> None:
         """Ask, let the engine send and end, and wait until the connection is closed."""
         began = self._loop.time()
-        connection = Http1Connection(self._loop, "http://engine", self.owner)
+        connection = Http1Connection(self._loop, "http://engine", self.owner, Outbox(self._loop))
         transport = MemoryTransport(self._loop, connection, self._quiet)
         connection.connection_made(transport)
         all_sent = asyncio.Event()

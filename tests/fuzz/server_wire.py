@@ -87,7 +87,7 @@ class Play:
 
     async def run(self) -> None:
         """Let the caller send and end as the control bytes say, and wait until the server has closed."""
-        protocol = Connection(self._loop, asgi_handler(self._handle), State(), self.limits)
+        protocol = Connection(self._loop, asgi_handler(self._handle), State(self._loop), self.limits)
         is_stuck = self.ending == "stuck"
         self.transport = MemoryTransport(self._loop, protocol, self._quiet, is_stuck=is_stuck)
         protocol.connection_made(self.transport)

@@ -82,8 +82,9 @@ async def ask(handler: Handler, *pieces: bytes, limits: ServerLimits | None = No
         pieces: The request's bytes, as they arrive one after the other.
         limits: Instead of the default ones.
     """
-    state, transport = State(), MemoryTransport()
-    connection = Connection(asyncio.get_running_loop(), handler, state, limits or ServerLimits())
+    loop = asyncio.get_running_loop()
+    state, transport = State(loop), MemoryTransport()
+    connection = Connection(loop, handler, state, limits or ServerLimits())
     connection.connection_made(transport)
     try:
         for piece in pieces:
@@ -91,6 +92,7 @@ async def ask(handler: Handler, *pieces: bytes, limits: ServerLimits | None = No
             await asyncio.sleep(0)
         await asyncio.wait(state.tasks, timeout=10) if state.tasks else None
         assert not state.tasks, "the handler hangs"
+        await asyncio.sleep(0)  # the outbox writes at the end of a turn
     finally:
         connection.connection_lost(None)
     return Answer(transport.written, is_head=pieces[0].startswith(b"HEAD ")), transport

@@ -6,6 +6,7 @@ Honest means: until the first byte has reached the caller. After it, a failure i
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Protocol
 
 from turnout.config.schema import DeadlineSettings
@@ -28,7 +29,7 @@ from turnout.dispatch.breaker import Breakers
 from turnout.dispatch.deadline import AnswerDeadline
 from turnout.dispatch.outcome import classify, outcome_of
 from turnout.dispatch.record import BREAKER_OPEN, TARGET_GONE, AttemptRecord, Record
-from turnout.dispatch.relay import Sink, first_events, read_answer, relay_stream
+from turnout.dispatch.relay import Sink, first_events, relay_stream, usage_of
 from turnout.dispatch.watch import AnswerLimits, StreamWatch, has_tool_call
 from turnout.routing.policy import make_plan
 from turnout.tiers.base import Call, Engine
@@ -156,7 +157,16 @@ class Dispatcher:
         caller_left = True
         try:
             try:
-                await self._serve(passage)
+                if self._is_closing:
+                    raise _shutting_down()
+                with AnswerDeadline(min(self._deadlines.total, request.deadline_seconds or math.inf)) as limit:
+                    passage.limit = limit
+                    self._running.add(limit)
+                    try:
+                        plan = record.plan = self.plan(request)
+                        await self._walk(plan, passage)
+                    finally:
+                        self._running.discard(limit)
             except TimeoutError:
                 failure = None if passage.is_told else self._why_ended(request)
             except TurnoutError as error:
@@ -181,22 +191,9 @@ class Dispatcher:
         record = Record(request, self._clock, key_name)
         self._emit(RequestFinished(trace=record.finish(error)))
 
-    async def _serve(self, passage: Passage) -> None:
-        if self._is_closing:
-            raise ShuttingDown("turnout is shutting down", hint="try again when it has been started again")
-        total = min(self._deadlines.total, passage.request.deadline_seconds or self._deadlines.total)
-        with AnswerDeadline(total) as limit:
-            passage.limit = limit
-            self._running.add(limit)
-            try:
-                plan = passage.record.plan = self.plan(passage.request)
-                await self._walk(plan, passage)
-            finally:
-                self._running.discard(limit)
-
     def _why_ended(self, request: Request) -> TurnoutError:
         if self._is_closing:
-            return ShuttingDown("turnout is shutting down", hint="try again when it has been started again")
+            return _shutting_down()
         limit = min(self._deadlines.total, request.deadline_seconds or self._deadlines.total)
         return DeadlineExceeded(
             f"no complete answer within {limit:g} s", hint="raise deadlines.total or x-turnout-deadline-ms"
@@ -307,7 +304,12 @@ class Dispatcher:
                 strips = asks_usage and not request.wants_usage
                 await self._relay(response, target, passage, attempt, strips_usage=strips)
             else:
-                await self._hand_over(response, target, passage, attempt)
+                data = await response.read_all(self._limits.answer_bytes)
+                passage.record.usage = usage_of(data, target.name)
+                self._answering(target, passage.record, attempt)
+                await passage.sink.whole(target, data)
+                passage.is_told = True
+                passage.record.delivered = "tool_call" if has_tool_call(data) else "text"
         finally:
             response.close()
 
@@ -325,16 +327,6 @@ class Dispatcher:
             passage.is_told = watch.is_told
             passage.record.usage, passage.record.delivered = watch.usage, watch.delivered
 
-    async def _hand_over(
-        self, response: HttpResponse, target: Target, passage: Passage, attempt: AttemptRecord
-    ) -> None:
-        record, sink = passage.record, passage.sink
-        data, record.usage = await read_answer(response, target.name, self._limits.answer_bytes)
-        self._answering(target, record, attempt)
-        await sink.whole(target, data)
-        passage.is_told = True
-        record.delivered = "tool_call" if has_tool_call(data) else "text"
-
     def _answering(self, target: Target, record: Record, attempt: AttemptRecord) -> None:
         attempt.step("first_byte")
         record.first_byte()
@@ -350,3 +342,7 @@ class Dispatcher:
                 code="load_deadline",
                 hint="raise deadlines.load, or see `turnout logs`",
             ) from None
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("turnout is shutting down", hint="try again when it has been started again")

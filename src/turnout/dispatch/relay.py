@@ -140,15 +140,18 @@ async def relay_stream(response: HttpResponse, first: bytes, sink: Sink, watch: 
     watch.is_told = True
 
 
-async def read_answer(response: HttpResponse, target: str, limit_bytes: int) -> tuple[bytes, Usage | None]:
-    """Return a whole JSON answer and its usage.
+def usage_of(data: bytes, target: str) -> Usage | None:
+    """Return the usage of a whole JSON answer.
+
+    Args:
+        data: The answer.
+        target: For messages.
 
     Raises:
-        Malformed: It is not JSON, or larger than the limit.
+        Malformed: It is not JSON.
     """
-    data = await response.read_all(limit_bytes)
     try:
-        return data, read_usage(EVENT.decode(data))
+        return read_usage(EVENT.decode(data))
     except UNREADABLE_JSON as error:
         raise Malformed(f"{target} did not answer with proper JSON: {error}", source="upstream") from error
 

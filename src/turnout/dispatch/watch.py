@@ -20,8 +20,8 @@ from turnout.dispatch.outcome import read_error
 DONE_EVENT = b"data: [DONE]\n\n"
 JOINT = b"}\n\ndata: {"
 EVENT_START, EVENT_END = b"data: {", b"}\n\n"
-ERROR_SIGNS = (b'data: {"error"', b'"error":{', b'"error": {')
-"""In a JSON string the quotes would be escaped, so these are fields; inspection tells whether of the event itself."""
+ERROR_SIGN = b'"error"'
+"""In a JSON string the quotes would be escaped, so this is a name or a whole value; inspection tells which."""
 BLANK_LINE = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 LINE = re.compile(rb"\r\n|\n|\r")
 TAIL_BYTES = 8192
@@ -160,8 +160,9 @@ class StreamWatch:
         is_plain = not events or (
             events.startswith(EVENT_START)
             and events.endswith(EVENT_END)
-            and events.count(JOINT) == events.count(b"\n\n") - 1
-            and not any(sign in events for sign in ERROR_SIGNS)
+            # Two line breaks in each joint and two at the end: if that is all of them, nothing else breaks a line.
+            and events.count(b"\n") == 2 * events.count(JOINT) + 2
+            and ERROR_SIGN not in events
             and not (self._strips_usage and b'"usage"' in events)
         )
         if is_plain:
@@ -218,7 +219,8 @@ class StreamWatch:
 
 def has_tool_call(data: bytes) -> bool:
     """Return whether an answer or some events carry a tool call. A model's words cannot look so: quotes are escaped."""
-    return b'"tool_calls":[{' in data or b'"tool_calls": [{' in data
+    # One search where there is none; some engines send `null` or an empty list in every event.
+    return b'tool_calls":' in data and (b'"tool_calls":[{' in data or b'"tool_calls": [{' in data)
 
 
 def read_usage(wire: EventWire) -> Usage | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import math
 import socket
 import struct
@@ -32,6 +33,7 @@ from turnout.core.errors import (
     TurnoutError,
     Wrong,
 )
+from turnout.core.outbox import HELD_BYTES, Outbox
 from turnout.gateway.exchange import STATUS_LINES, Exchange, Handler
 
 WRITE_HIGH_BYTES, WRITE_LOW_BYTES = 65_536, 16_384
@@ -79,17 +81,24 @@ class State:
     Attributes:
         connections: Those that are open.
         tasks: Running handlers.
+        outbox: Where answers wait for the end of the loop's turn.
         date_line: The Date header of every answer.
         is_stopping: No new request is taken.
         emptied: Set when the last connection has gone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.outbox = Outbox(loop)
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.date_line = b""
         self.is_stopping = False
         self.emptied = asyncio.Event()
+
+    def cancel(self, task: asyncio.Task[None]) -> None:
+        """Cancel a handler; one that never ran a step cannot say itself that it has ended."""
+        task.cancel()
+        task.add_done_callback(self.tasks.discard)
 
 
 class Connection(asyncio.Protocol):
@@ -131,6 +140,7 @@ class Connection(asyncio.Protocol):
         self._stall = Alarm(loop, self._on_stall)
         self._stalled_bytes = 0
         self._drained: asyncio.Future[None] | None = None
+        self._held = b""  # written at the end of the loop's turn
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
@@ -158,7 +168,7 @@ class Connection(asyncio.Protocol):
         if self._running is not None and self._task is not None:
             self._running.is_cut = True
             self._running.wake()
-            self._task.cancel()
+            self.server_state.cancel(self._task)
         self._let_write()
         self._parser = None  # it holds this object: breaks a cycle
 
@@ -194,6 +204,7 @@ class Connection(asyncio.Protocol):
             linger: Read and drop what still arrives until the caller closes too.
         """
         self._phase, self._is_deaf = CLOSING, True
+        self.flush()
         unwritten = self.transport.get_write_buffer_size() > 0
         if linger and not self._is_half_closed and not self.transport.is_closing():
             try:
@@ -303,17 +314,16 @@ class Connection(asyncio.Protocol):
             self._stop_parser(MethodNotAllowed("CONNECT is not served: this is no proxy"))
         if parser.should_upgrade():
             return
-        url = httptools.parse_url(self._url)
-        path = url.path.decode("ascii")
+        path, raw_path, query = split_target(self._url)
         if self._content_bytes > self.limits.body_bytes:
             self._stop_parser(self._too_large())
         self._phase, self._read_until, self._body_bytes = BODY, 0.0, 0
         self.exchange = exchange = Exchange(
             self,
-            method=method.decode("ascii"),
-            path=urllib.parse.unquote(path) if "%" in path else path,
-            raw_path=url.path,
-            query=url.query or b"",
+            method=method.decode(),
+            path=path,
+            raw_path=raw_path,
+            query=query,
             headers=self._headers,
             version=version,
             keep_alive=version == "1.1" and parser.should_keep_alive(),
@@ -326,10 +336,12 @@ class Connection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._running = exchange
-        tasks = self.server_state.tasks
-        self._task = task = self.loop.create_task(exchange.run(self._handler))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        self._task = self.loop.create_task(exchange.run(self._handler))
+        self.server_state.tasks.add(self._task)
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Forget a handler: it has nothing more to do."""
+        self.server_state.tasks.discard(task)
 
     def on_chunk_header(self) -> None:
         """Allow a chunk its framing."""
@@ -369,7 +381,7 @@ class Connection(asyncio.Protocol):
     def go_on(self) -> None:
         """Tell a caller who waits for it that its body is welcome."""
         if not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def answered(self, exchange: Exchange) -> None:
         """Go on with the queued request, the pending refusal or the wait for the next request.
@@ -412,7 +424,7 @@ class Connection(asyncio.Protocol):
             culprit.refusal = error
             self.answer_for(culprit, error)
             if not culprit.is_receiving and self._task is not None:
-                self._task.cancel()
+                self.server_state.cancel(self._task)
             culprit.wake()
         elif culprit is not None:  # answered before its body was whole
             self.finish()
@@ -443,7 +455,7 @@ class Connection(asyncio.Protocol):
         body = msgspec.json.encode({"error": words | {"hint": error.hint, "source": error.source}})
         lines = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
         head = b"%b%b%b\r\n" % (STATUS_LINES[error.status], self.server_state.date_line, lines)
-        self.transport.write(head if is_head else head + body)
+        self.write(head if is_head else head + body)
 
     # -- deadlines -----------------------------------------------------------------------------------------------------
 
@@ -468,11 +480,31 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
         elif exchange is not None:
             if not exchange.has_begun and exchange.version == "1.1" and not self._has_probed:
-                self.transport.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+                self.write(b"HTTP/1.1 102 Processing\r\n\r\n")
                 self._has_probed = True
             self._alarm.set_in(PROBE_SECONDS)
 
     # -- writing -------------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Write at the end of the loop's turn, or now if it is much.
+
+        Args:
+            data: Of an answer.
+        """
+        if self._held:
+            self._held += data
+        else:
+            self._held = data
+            self.server_state.outbox.add(self.flush)
+        if len(self._held) > HELD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        held, self._held = self._held, b""
+        if held and not self.transport.is_closing():
+            self.transport.write(held)
 
     def pause_writing(self) -> None:
         """Give the caller a while to take what was written."""
@@ -513,7 +545,22 @@ class Connection(asyncio.Protocol):
         Args:
             always: A reset in any case, because a mere end of file would look like the answer's end.
         """
-        if always or self.transport.get_write_buffer_size():
+        if always or self._held or self.transport.get_write_buffer_size():
             sock = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
+
+
+@functools.lru_cache(maxsize=1024)
+def split_target(url: bytes) -> tuple[str, bytes, bytes]:
+    """Return the decoded path, the raw path and the query of a request's target.
+
+    Args:
+        url: As httptools found it.
+
+    Raises:
+        HttpParserInvalidURLError: It is none; httptools then reports the request as malformed.
+    """
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return (urllib.parse.unquote(path) if "%" in path else path), parsed.path, parsed.query or b""

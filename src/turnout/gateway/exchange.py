@@ -107,10 +107,12 @@ class Exchange:
         Args:
             handler: Of the server.
         """
+        task = asyncio.current_task(self.connection.loop)
+        assert task is not None
         try:
             await handler(self)
         except asyncio.CancelledError as error:
-            if _is_cancelled():  # by the connection or by HttpServer: never the handler's fault
+            if task.cancelling():  # by the connection or by HttpServer: never the handler's fault
                 self.connection.answer_for(self, _stopping())
                 raise
             self._fail(error)
@@ -119,10 +121,12 @@ class Exchange:
                 self._fail(error)
         else:
             if not self.is_complete:
-                if _is_cancelled():
+                if task.cancelling():
                     self.connection.answer_for(self, _stopping())
                 elif not self.is_cut:
                     self._fail(RuntimeError("the handler returned without completing its answer"))
+        finally:
+            self.connection.ended(task)
 
     def _fail(self, error: BaseException) -> None:
         logger.error("%s %s failed", self.method, self.path, exc_info=error)
@@ -222,7 +226,7 @@ class Exchange:
             framing, self.is_chunked = b"transfer-encoding: chunked\r\n", self.method != "HEAD"
         if not self.keep_alive:
             framing += b"connection: close\r\n"
-        connection.transport.write(
+        connection.write(
             b"%b%b%b%b%b\r\n%b"
             % (
                 STATUS_LINES[status],
@@ -262,7 +266,7 @@ class Exchange:
             raise RuntimeError("a body needs a head before it" if not self.has_begun else "the answer is complete")
         framed = self._framed(data, is_last=is_last)
         if framed:
-            connection.transport.write(framed)
+            connection.write(framed)
         if is_last:
             self._complete()
 
@@ -297,11 +301,6 @@ def header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
         raise RuntimeError("a header has a line break in it")
     return lines
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _stopping() -> ShuttingDown:

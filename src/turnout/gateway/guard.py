@@ -6,17 +6,19 @@ Order: host, origin, key, content type. Each refusal is a typed error.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 import msgspec
 
 from turnout.core.errors import ForeignHost, ForeignOrigin, OperatorOnly, Unauthorized, UnsupportedType
 from turnout.core.loopback import is_loopback_name
-from turnout.gateway.keys import KeyStore, hash_key
+from turnout.gateway.keys import Key, KeyStore, hash_key
 
 Headers = Iterable[tuple[bytes, bytes]]
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
+ADMITTED_KEPT = 1024
+"""Kinds of callers whose admission is remembered until a key is made or revoked; a refusal never is."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -68,7 +70,8 @@ class Guard:
         self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
         self._keys = keys
         self._operator_token = operator_token
-        self._known_hosts: set[str] = set()
+        self._admitted: dict[tuple[str, Entry, bool, bool], str] = {}
+        self._admitted_by: Mapping[str, Key] = {}
 
     def admit(self, method: str, entry: Entry, *, is_public: bool = False, is_operators: bool = False) -> str:
         """Return the name of the key that opens, or an empty string where none is needed.
@@ -86,6 +89,18 @@ class Guard:
             OperatorOnly: A key that may not operate the daemon (403).
             UnsupportedType: A write that is not JSON (415).
         """
+        known = self._keys.by_hash()
+        if known is not self._admitted_by:
+            self._admitted, self._admitted_by = {}, known
+        case = (method, entry, is_public, is_operators)
+        name = self._admitted.get(case)
+        if name is None:
+            name = self._check(method, entry, is_public=is_public, is_operators=is_operators)
+            if len(self._admitted) < ADMITTED_KEPT:
+                self._admitted[case] = name
+        return name
+
+    def _check(self, method: str, entry: Entry, *, is_public: bool, is_operators: bool) -> str:
         self._check_host(entry.host)
         if entry.origin:
             self._check_origin(entry.origin)
@@ -95,8 +110,6 @@ class Guard:
         return name
 
     def _check_host(self, host: str) -> None:
-        if host in self._known_hosts:
-            return
         name = split_host(host)
         # With an open bind address a key is demanded, and a rebound name does not know it.
         if not (self.is_open_bind or is_loopback_name(name) or name in self._hosts):
@@ -104,8 +117,6 @@ class Guard:
                 f"this daemon does not serve the host {host!r}",
                 hint="call it by 127.0.0.1 or localhost, or add the name to server.allowed_hosts",
             )
-        if len(self._known_hosts) < 64:
-            self._known_hosts.add(host)
 
     def _check_origin(self, origin: str) -> None:
         lowered = origin.lower().rstrip("/")

@@ -72,7 +72,7 @@ class KeyStore:
         return not self._by_hash
 
     def by_hash(self) -> Mapping[str, Key]:
-        """Return all keys by their hash."""
+        """Return all keys by their hash; the same object until a key is made or revoked."""
         self._refresh()
         return self._by_hash
 
@@ -131,7 +131,9 @@ class KeyStore:
         try:
             stat = self._path.stat()
         except FileNotFoundError:
-            self._seen, self._by_hash = None, {}
+            self._seen = None
+            if self._by_hash:  # as long as nothing changes, it stays the same object
+                self._by_hash = {}
             return
         except OSError as error:
             raise self._unreadable(error) from error

@@ -49,6 +49,7 @@ class ChatFacts(GenerationFacts, frozen=True, kw_only=True):
 
     messages: list[Message]
     tools: list[msgspec.Raw] | None = None
+    functions: list[msgspec.Raw] | None = None
     response_format: dict[str, msgspec.Raw] | None = None
 
 
@@ -74,6 +75,7 @@ class RequestHeaders(msgspec.Struct, frozen=True, kw_only=True):
     deadline_seconds: float | None = None
 
 
+NO_WISHES = RequestHeaders()
 Fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 MODEL_VALUE = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("[^"\\]*")')
 FACTS: dict[RequestKind, msgspec.json.Decoder[Any]] = {
@@ -149,7 +151,7 @@ def read_request(kind: RequestKind, data: bytes, request_id: str, wishes: Reques
         kind=kind,
         selector=selector,
         stream=bool(getattr(facts, "stream", False)),
-        tools=bool(getattr(facts, "tools", None)),
+        tools=bool(getattr(facts, "tools", None) or getattr(facts, "functions", None)),
         json=getattr(facts, "response_format", None) is not None,
         wants_usage=_wants_usage(facts),
         effort=wishes.effort,
@@ -230,12 +232,13 @@ def read_wishes(headers: list[tuple[bytes, bytes]]) -> RequestHeaders:
     Raises:
         InvalidRequest: A header whose value makes no sense.
     """
+    wished = [header for header in headers if header[0].startswith(b"x-turnout-")]
+    if not wished:
+        return NO_WISHES
     effort: int | None = None
     privacy: Privacy = "any"
     deadline: float | None = None
-    for name, value in headers:
-        if not name.startswith(b"x-turnout-"):
-            continue
+    for name, value in wished:
         text = value.decode("latin-1").strip()
         if name == b"x-turnout-effort":
             if not (_is_number(text) and 1 <= int(text) <= 10):

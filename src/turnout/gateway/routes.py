@@ -102,7 +102,7 @@ class Gateway:
 
     async def _generate(self, kind: RequestKind, exchange: Exchange, request_id: str, key_name: str) -> None:
         wishes = read_wishes(exchange.headers)
-        if PRIVACIES.index(self._privacy) > PRIVACIES.index(wishes.privacy):
+        if wishes.privacy != self._privacy and PRIVACIES.index(self._privacy) > PRIVACIES.index(wishes.privacy):
             wishes = msgspec.structs.replace(wishes, privacy=self._privacy)
         data = await exchange.read_body()
         try:

@@ -37,7 +37,7 @@ class HttpServer:
         self._handler = handler
         self._limits = limits
         self._sockets = sockets
-        self._state = State()
+        self._state = State(asyncio.get_running_loop())
         self._stop_asked = asyncio.Event()
         self._drain_seconds = 0.0
         self._drain: asyncio.Timeout | None = None
@@ -142,8 +142,8 @@ class HttpServer:
         self._state.is_stopping = True
         if self._joining:
             await asyncio.wait(self._joining, timeout=CANCEL_SECONDS)
-        for task in self._state.tasks:
-            task.cancel()
+        for task in list(self._state.tasks):
+            self._state.cancel(task)
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=CANCEL_SECONDS)
         for connection in list(self._state.connections):

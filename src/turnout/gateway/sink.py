@@ -17,27 +17,24 @@ STREAM_LINES = b"content-type: text/event-stream; charset=utf-8\r\ncache-control
 class OpenAiSink:
     """One answer. ``dispatch.relay.Sink`` says what each method means.
 
-    The head of a stream leaves together with its first piece.
-
     Args:
         exchange: Whom to answer.
         request: Whose answer it is.
     """
 
-    __slots__ = ("_exchange", "_head", "_is_stream", "_request", "attempts", "is_begun")
+    __slots__ = ("_exchange", "_is_stream", "_request", "attempts", "is_begun")
 
     def __init__(self, exchange: Exchange, request: Request) -> None:
         self._exchange = exchange
         self._request = request
-        self._head = b""  # of a stream, while it is not sent
         self._is_stream = False
         self.is_begun = False
         self.attempts = 0
 
     async def begin(self, served: Target) -> None:
-        """Begin a stream: its head goes out with the first piece."""
+        """Send the head of a stream."""
         self.is_begun = self._is_stream = True
-        self._head = route_lines(self._request, served, self.attempts) + STREAM_LINES
+        await self._exchange.begin(200, route_lines(self._request, served, self.attempts) + STREAM_LINES)
 
     async def whole(self, served: Target, data: bytes) -> None:
         """Send a whole answer."""
@@ -46,19 +43,11 @@ class OpenAiSink:
 
     async def write(self, data: bytes) -> None:
         """Send a piece."""
-        if self._head:
-            head, self._head = self._head, b""
-            await self._exchange.begin(200, head, data)
-        else:
-            await self._exchange.write(data)
+        await self._exchange.write(data)
 
     async def finish(self, last: bytes = b"") -> None:
         """Send the last piece and end a good answer."""
-        if self._head:
-            head, self._head = self._head, b""
-            await self._exchange.begin(200, head, last, is_last=True)
-        else:
-            await self._exchange.end(last)
+        await self._exchange.end(last)
 
     async def fail(self, error: TurnoutError) -> None:
         """Send the error as an event, then the end marker."""

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from turnout.core.errors import ConnectFailed, CutOff, DeadlineExceeded
+from turnout.core.outbox import Outbox
 from turnout.tiers.http1_connection import Http1Connection, Http1Response
 from turnout.tiers.transport import Deadlines, HttpRequest, Transport
 
@@ -163,6 +164,7 @@ class PooledHttp1Transport(Transport):
         self._retry_stale_post = retry_stale_post
         self._idle: dict[str, list[Http1Connection]] = {}
         self._open: set[Http1Connection] = set()
+        self._outbox: Outbox | None = None
         self._is_closed = False
         self._all_lost: asyncio.Future[None] | None = None
 
@@ -213,9 +215,10 @@ class PooledHttp1Transport(Transport):
 
     async def _connect(self, origin: Origin, seconds: float) -> Http1Connection:
         loop = asyncio.get_running_loop()
+        outbox = self._outbox = self._outbox or Outbox(loop)
 
         def protocol() -> Http1Connection:
-            return Http1Connection(loop, origin.name, self)
+            return Http1Connection(loop, origin.name, self, outbox)
 
         try:
             async with asyncio.timeout(seconds):

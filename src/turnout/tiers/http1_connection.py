@@ -15,6 +15,7 @@ import httptools
 
 from turnout.core.alarm import Alarm
 from turnout.core.errors import Broken, CutOff, DeadlineExceeded, Malformed, Stalled
+from turnout.core.outbox import HELD_BYTES, Outbox
 from turnout.tiers.transport import Deadlines, HttpResponse
 
 HEAD_LIMIT_BYTES = 64 * 1024
@@ -119,15 +120,18 @@ class Http1Connection(asyncio.Protocol):
         loop: The running loop.
         name: The origin, `http://host:port`: the pool's key, and what messages say.
         owner: The pool.
+        outbox: Where short requests wait for the end of the loop's turn.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, owner: Owner) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, owner: Owner, outbox: Outbox) -> None:
         self.name = name
         self.was_cut_silently = False  # the peer closed without a single byte of an answer
         self.is_sent = False  # the whole request has left for the kernel
         self.silent_seconds = 0.0  # how long after the request began the peer closed
         self._loop = loop
         self._owner = owner
+        self._outbox = outbox
+        self._held = b""  # a request that is written at the end of the loop's turn
         self._transport: asyncio.Transport
         self._arrived: list[bytes] = []  # pieces of body from the read of the socket that is being parsed
         self.on_body = self._arrived.append  # httptools calls it for every chunk: nothing is cheaper
@@ -188,16 +192,26 @@ class Http1Connection(asyncio.Protocol):
         self._head_bytes = self._quiet_bytes = 0
         self._is_head_only = is_head_only
         self._got_bytes = self._has_head = self._has_end = self.is_sent = False
-        if len(body) <= SLICE_BYTES:
-            self._transport.write(head + body)
-            self.is_sent = not self._is_writing_paused
-        if not self.is_sent:
-            await self._upload(response, head, body, deadlines.write)
+        if len(head) + len(body) <= HELD_BYTES and not self._is_writing_paused:
+            self._held = head + body
+            self._outbox.add(self._flush)
+        else:
+            if len(body) <= SLICE_BYTES:
+                self._transport.write(head + body)
+                self.is_sent = not self._is_writing_paused
+            if not self.is_sent:
+                await self._upload(response, head, body, deadlines.write)
         if not self._has_head and response.error is None:
             await self.wait(response, Waiting.HEAD, deadlines.first_byte)
         if not self._has_head and response.error is not None:
             raise response.error
         return response
+
+    def _flush(self) -> None:
+        held, self._held = self._held, b""
+        if held and not self._is_closing:
+            self._transport.write(held)  # so little never fills an empty buffer
+            self.is_sent = True
 
     async def _upload(self, response: Http1Response, head: bytes, body: bytes, seconds: float) -> None:
         """Send a body that the socket does not take at once; an answer before its end ends the sending."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -110,6 +111,7 @@ async def test_a_stream_that_fails_ends_with_an_error_event_and_the_marker() -> 
     async def story(out: OpenAiSink) -> None:
         await out.begin(a_target())
         await out.write(b"data: {}\n\n")
+        await asyncio.sleep(0)
         await out.fail(CutOff("gone"))
 
     answer, transport = await told(story)

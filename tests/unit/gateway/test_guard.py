@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from turnout.core.errors import ForeignHost, ForeignOrigin, Unauthorized, UnsupportedType, Wrong
-from turnout.gateway.guard import Entry, Guard, check_content_type, is_loopback_origin, read_entry, split_host
+from turnout.core.errors import ForeignHost, ForeignOrigin, OperatorOnly, Unauthorized, UnsupportedType, Wrong
+from turnout.gateway.guard import (
+    ADMITTED_KEPT,
+    Entry,
+    Guard,
+    check_content_type,
+    is_loopback_origin,
+    read_entry,
+    split_host,
+)
 from turnout.gateway.keys import KeyStore
 
 TOKEN = "operator-token"
@@ -88,11 +96,11 @@ def test_a_refused_host_is_not_remembered_as_known(keys: KeyStore) -> None:
             door.admit("GET", Entry(host="evil.com"))
 
 
-def test_the_memory_of_hosts_is_bounded(keys: KeyStore) -> None:
+def test_the_memory_of_callers_is_bounded(keys: KeyStore) -> None:
     door = guard(keys)
-    for number in range(1000):
+    for number in range(2 * ADMITTED_KEPT):
         door.admit("GET", Entry(host=f"a{number}.localhost"))
-    assert len(door._known_hosts) <= 64
+    assert len(door._admitted) == ADMITTED_KEPT
 
 
 @pytest.mark.parametrize(
@@ -245,3 +253,27 @@ def test_headers_are_read_in_one_pass() -> None:
         (b"host", b"second"),
     ]
     assert read_entry(headers) == Entry(host="second", origin="o", content_type="c", authorization="a", api_key="ÿ")
+
+
+def test_a_revoked_key_does_not_open_although_it_did(keys: KeyStore) -> None:
+    secret = keys.create("phone", 1.0)
+    keys.create("other", 2.0)
+    door = guard(keys)
+    caller = entry(authorization=f"Bearer {secret}")
+    assert [door.admit("GET", caller) for _ in range(2)] == ["phone", "phone"]
+    keys.revoke("phone")
+    with pytest.raises(Unauthorized):
+        door.admit("GET", caller)
+
+
+def test_what_opens_for_one_thing_does_not_for_another(keys: KeyStore) -> None:
+    caller = entry(authorization="Bearer " + keys.create("phone", 1.0))
+    door = guard(keys)
+    assert door.admit("GET", caller) == "phone"
+    with pytest.raises(OperatorOnly):
+        door.admit("GET", caller, is_operators=True)
+    with pytest.raises(UnsupportedType):
+        door.admit("POST", caller)
+    assert door.admit("GET", entry(), is_public=True) == ""
+    with pytest.raises(Unauthorized):
+        door.admit("GET", entry())
