@@ -27,7 +27,7 @@ from benchmarks.process import Failed, running, wait_for
 from benchmarks.rows import Row
 
 RESULTS = Path(__file__).parent / "results"
-OWN_ROWS = ("direct", "nginx", "bare", "turnout")
+OWN_ROWS = ("direct", "nginx", "bare", "bare_asgi", "turnout")
 
 
 def say(line: str) -> None:
@@ -93,7 +93,7 @@ def chosen_rows(options: argparse.Namespace, scratch: Path) -> list[Row]:
         Missing: A gateway is not installed.
     """
     makers: dict[str, Callable[[], Row]] = {"direct": rows.direct, "nginx": rows.nginx, "bare": rows.bare,
-              "turnout": lambda: rows.turnout(*working_tree(scratch))}  # fmt: skip
+              "bare_asgi": rows.bare_asgi, "turnout": lambda: rows.turnout(*working_tree(scratch))}  # fmt: skip
     names = [name for name in options.rows.split(",") if name]
     if unknown := [name for name in names if name not in makers]:
         raise Missing(f"error: no such row: {unknown[0]!r}\nhint:  --rows takes {', '.join(makers)}")

@@ -90,13 +90,21 @@ def nginx() -> Row:
 
 
 def bare() -> Row:
-    """Return our bare relay, the ceiling of what Python can do."""
+    """Return our bare relay on nothing but a loop and a parser, the ceiling of what Python can do."""
+    return _bare("bare")
 
+
+def bare_asgi() -> Row:
+    """Return our bare relay as an ASGI application on uvicorn, what a gateway on the usual server can reach."""
+    return _bare("bare_asgi")
+
+
+def _bare(module: str) -> Row:
     def launch(place: Place) -> Launch:
-        command = [sys.executable, "-m", "benchmarks.bare", str(place.port), str(place.upstream_port)]
+        command = [sys.executable, "-m", f"benchmarks.{module}", str(place.port), str(place.upstream_port)]
         return Launch(f"http://127.0.0.1:{place.port}/v1", command, {"PYTHONPATH": str(REPOSITORY)})
 
-    return Row("bare", "benchmarks/bare.py", launch)
+    return Row(module, f"benchmarks/{module}.py", launch)
 
 
 TURNOUT = """

@@ -191,8 +191,13 @@ def _model_place(data: bytes, model: str | msgspec.UnsetType) -> tuple[int, int]
     """
     if model is msgspec.UNSET or data.count(b'"model"') != 1 or b"\\u00" in data:
         return None
+    value = b'"%b"' % model.encode()
+    usual = data.find(b'"model":' + value)
+    if usual >= 0:
+        start = usual + len(b'"model":')
+        return start, start + len(value)
     found = MODEL_VALUE.search(data)
-    return found.span(1) if found is not None and found[1] == b'"%b"' % model.encode() else None
+    return found.span(1) if found is not None and found[1] == value else None
 
 
 def _wants_usage(facts: Any) -> bool:

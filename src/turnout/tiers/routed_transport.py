@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 from turnout.core.loopback import is_loopback_name
 from turnout.tiers.http1 import Origin, PooledHttp1Transport, origin_of
 from turnout.tiers.https import Httpx2Transport
@@ -36,14 +39,14 @@ class RoutedTransport(Transport):
         self._trust_env = trust_env
         self._known: dict[str, Transport] = {}
 
-    async def send(self, request: HttpRequest, deadlines: Deadlines) -> HttpResponse:
+    def send(self, request: HttpRequest, deadlines: Deadlines) -> Coroutine[Any, Any, HttpResponse]:
         """Send a request by the transport that fits its base URL; see `Transport.send`."""
         transport = self._known.get(request.base_url)
         if transport is None:
             if len(self._known) >= KNOWN_LIMIT:
                 self._known.clear()
             transport = self._known[request.base_url] = self._choose(origin_of(request.base_url))
-        return await transport.send(request, deadlines)
+        return transport.send(request, deadlines)  # its own coroutine: another one around it would only cost
 
     async def aclose(self) -> None:
         """Close both."""
