@@ -158,6 +158,8 @@ def usage_of(data: bytes, target: str) -> Usage | None:
 
 async def _drain(response: HttpResponse) -> None:
     # The marker was the last event; reading the end of the body lets the connection serve the next request.
+    if response.is_over:
+        return
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
             if await response.read():

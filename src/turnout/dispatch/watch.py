@@ -156,14 +156,14 @@ class StreamWatch:
     def _check(self, whole: bytes) -> bytes:
         """Return the part of some whole events that may go on: all of it, where nothing is wrong."""
         is_last = whole.endswith(DONE_EVENT)
-        events = whole[: -len(DONE_EVENT)] if is_last else whole
-        is_plain = not events or (
-            events.startswith(EVENT_START)
-            and events.endswith(EVENT_END)
+        end = len(whole) - len(DONE_EVENT) if is_last else len(whole)
+        is_plain = not end or (
+            whole.startswith(EVENT_START)
+            and whole.endswith(EVENT_END, 0, end)
             # Two line breaks in each joint and two at the end: if that is all of them, nothing else breaks a line.
-            and events.count(b"\n") == 2 * events.count(JOINT) + 2
-            and ERROR_SIGN not in events
-            and not (self._strips_usage and b'"usage"' in events)
+            and whole.count(b"\n", 0, end) == 2 * whole.count(JOINT, 0, end) + 2
+            and ERROR_SIGN not in whole
+            and not (self._strips_usage and b'"usage"' in whole)
         )
         if is_plain:
             self.has_event, self.is_done = True, is_last

@@ -76,6 +76,11 @@ class Http1Response(HttpResponse):
         self._deadlines = deadlines
         self._patience_seconds = deadlines.first_byte
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the whole body has been read."""
+        return self.connection is None and self.error is None and not self.pieces
+
     async def read(self) -> bytes:
         """Return what has arrived of the body; see `HttpResponse.read`."""
         while not self.pieces and self.connection is not None:

@@ -73,6 +73,11 @@ class HttpResponse(Protocol):
                 return value
         return None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the whole body has been read; false also where nobody can tell without waiting."""
+        return False
+
     async def read(self) -> bytes:
         """Return what has arrived of the body, waiting for at least one byte; b"" at the end.
 
