@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import select
+import socket
 from typing import Protocol, cast
 
 import httptools
@@ -23,6 +24,9 @@ HEAD_LIMIT_BYTES = 64 * 1024
 WAITING_LIMIT_BYTES = 64 * 1024
 """Unread body above which the socket is no longer read. Thousands of slow readers each hold so much (and what was read
 at once, up to 256 KiB): with four times as much the loop was late by seconds."""
+RECEIVE_BUFFER_BYTES = 64 * 1024
+"""What the kernel takes of an answer ahead of us (Linux doubles it). Left alone it grows to 6 MiB for each connection,
+and one read of the loop takes up to 256 KiB."""
 SLICE_BYTES = 256 * 1024
 """How much of a request body is handed to the socket at a time; each slice has its own write deadline."""
 
@@ -311,7 +315,9 @@ class Http1Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the socket."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's have the methods but not the base class
-        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        self._poll.register(sock.fileno(), select.POLLIN)
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
