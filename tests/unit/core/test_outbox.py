@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from turnout.core.outbox import Outbox
+from turnout.core.outbox import TOGETHER, Outbox
 
 
 async def test_one_turn_is_written_at_its_end_in_order() -> None:
@@ -32,3 +32,13 @@ async def test_what_is_added_while_writing_waits_for_the_next_turn() -> None:
     assert written == ["first"]
     await asyncio.sleep(0)
     assert written == ["first", "second"]
+
+
+async def test_enough_do_not_wait_for_more() -> None:
+    outbox = Outbox(asyncio.get_running_loop())
+    written: list[int] = []
+    for number in range(TOGETHER + 1):
+        outbox.add(lambda number=number: written.append(number))  # type: ignore[misc]
+    assert written == list(range(TOGETHER))
+    await asyncio.sleep(0)
+    assert written == list(range(TOGETHER + 1))
