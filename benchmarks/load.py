@@ -24,6 +24,8 @@ Sample = dict[str, float]
 CONNECTIONS = (1, 32, 256)
 STREAMS = 32
 FAST_EVENTS, PACED_EVENTS = 200, 20  # a gateway may drop the one with the usage, which nobody asked for
+PACED_STREAM_MS = PACED_EVENTS * 40.0
+"""How long a paced stream lasts; so many of them begin evenly spread over it, as people do, and not in lockstep."""
 START_SECONDS = 60.0
 SETTLE_SECONDS = 2.0
 SCRIPT = Path(__file__).with_name("chat.lua")
@@ -119,10 +121,12 @@ class Gateway:
             Failed: A stream was not whole.
         """
         events = PACED_EVENTS if model == "paced" else FAST_EVENTS
+        gap_ms = PACED_STREAM_MS / streams if model == "paced" else 0.0
         self._settle()
         with self._costing() as cost:
             text = run_on(
-                [self._bench.streams, str(self._port), self._path, model, str(streams), f"{seconds:g}", str(events)],
+                [self._bench.streams, str(self._port), self._path, model, str(streams), f"{seconds:g}", str(events),
+                 f"{gap_ms:g}"],
                 self._bench.core, seconds + 30,
             )  # fmt: skip
         result = json.loads(text)

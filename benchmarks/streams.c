@@ -1,6 +1,6 @@
 /* The stream client: keeps N streams open in a closed loop for T seconds, and reports as one line of JSON.
  *
- * usage: streams PORT PATH MODEL STREAMS SECONDS EVENTS        (connects to 127.0.0.1)
+ * usage: streams PORT PATH MODEL STREAMS SECONDS EVENTS GAP_MS        (connects to 127.0.0.1; they begin GAP_MS apart)
  *
  * A stream is good if its status is 200, it brought at least EVENTS events (`data: {`) and its HTTP body ended. TTFT is
  * the time from the begin of a request (with the connect, if one is needed) to its first event.
@@ -245,23 +245,25 @@ static void on_readable(struct stream *s) {
 
 /* ---- the run ----------------------------------------------------------------------------------------------------- */
 
-static void run(struct stream *streams, int many, double seconds) {
-    double until = now() + seconds;
-    for (int i = 0; i < many; i++) {
-        streams[i].fd = -1;
-        begin(&streams[i]);
-    }
+static void run(struct stream *streams, int many, double seconds, double gap) {
+    double from = now(), until = from + seconds;
+    int begun = 0;
     for (double left; (left = until - now()) > 0 && errors < ERRORS;) {
+        for (; begun < many && now() >= from + gap * begun; begun++) {
+            streams[begun].fd = -1;
+            begin(&streams[begun]);
+        }
+        double next = from + gap * begun - now();
         struct epoll_event events[256];
-        int ready = epoll_wait(poller, events, 256, (int)(left * 1000) + 1);
+        int ready = epoll_wait(poller, events, 256, (int)((begun < many && next < left ? next : left) * 1000) + 1);
         for (int i = 0; i < ready; i++)
             on_readable(events[i].data.ptr);
     }
 }
 
 int main(int count, char **arguments) {
-    if (count != 7) {
-        fprintf(stderr, "usage: streams PORT PATH MODEL STREAMS SECONDS EVENTS\n");
+    if (count != 8) {
+        fprintf(stderr, "usage: streams PORT PATH MODEL STREAMS SECONDS EVENTS GAP_MS\n");
         return 2;
     }
     prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -281,7 +283,7 @@ int main(int count, char **arguments) {
     poller = epoll_create1(EPOLL_CLOEXEC);
     int many = atoi(arguments[4]);
     double began = now();
-    run(calloc((size_t)many, sizeof(struct stream)), many, atof(arguments[5]));
+    run(calloc((size_t)many, sizeof(struct stream)), many, atof(arguments[5]), atof(arguments[7]) / 1000);
     double seconds = now() - began;
     printf("{\"seconds\": %.3f, \"streams\": %ld, \"errors\": %ld, \"without_end_marker\": %ld, "
            "\"streams_per_second\": %.1f, \"chunks_per_second\": %.1f, \"ttft_p50_ms\": %.3f, \"ttft_p99_ms\": %.3f, "
