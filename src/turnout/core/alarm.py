@@ -58,11 +58,12 @@ class Alarm:
         self._at = math.inf
 
     def close(self) -> None:
-        """Forget the deadline and its timer."""
+        """Forget the deadline, its timer and whom it rings for: it is not set again."""
         self._at = math.inf
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_at = None, math.inf
+        self._ring = _nobody  # its owner holds the alarm: without this only the garbage collector would free both
 
     def _fire(self) -> None:
         self._timer, self._timer_at = None, math.inf
@@ -73,3 +74,7 @@ class Alarm:
         else:
             self._at = math.inf
             self._ring()
+
+
+def _nobody() -> None:
+    pass

@@ -170,7 +170,9 @@ class Connection(asyncio.Protocol):
             self._running.wake()
             self.server_state.cancel(self._task)
         self._let_write()
-        self._parser = None  # it holds this object: breaks a cycle
+        # These hold this object. Left alone, the cycles would keep it and its buffers until the garbage collector comes.
+        self._parser = self._running = self._task = None
+        vars(self).pop("exchange", None)
 
     def eof_received(self) -> bool:
         """Keep the connection if an answer is due: asyncio and uvloop close it when this returns None."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -79,11 +81,10 @@ def test_an_earlier_time_counts(clockwork: Clockwork) -> None:
     assert rung == [1]
 
 
-@pytest.mark.parametrize("way", [Alarm.off, Alarm.close])
-def test_what_was_put_off_never_rings(clockwork: Clockwork, way: object) -> None:
+def test_what_was_put_off_does_not_ring_until_it_is_set_again(clockwork: Clockwork) -> None:
     alarm, rung = an_alarm(clockwork)
     alarm.set_in(1)
-    way(alarm)  # type: ignore[operator]
+    alarm.off()
     clockwork.go_to(10)
     assert not rung
     alarm.set_in(1)
@@ -91,11 +92,26 @@ def test_what_was_put_off_never_rings(clockwork: Clockwork, way: object) -> None
     assert rung == [11]
 
 
-def test_closing_leaves_no_timer(clockwork: Clockwork) -> None:
-    alarm, _ = an_alarm(clockwork)
-    alarm.set_in(1)
-    alarm.close()
+def test_closing_leaves_no_timer_and_no_owner(clockwork: Clockwork) -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.alarm = Alarm(clockwork, self.ring)  # type: ignore[arg-type]
+
+        def ring(self) -> None:
+            raise AssertionError
+
+    owner = Owner()
+    owner.alarm.set_in(1)
+    owner.alarm.close()
     assert all(timer.is_cancelled for timer in clockwork.timers)
+    clockwork.timers.clear()
+    gone = weakref.ref(owner)
+    gc.disable()
+    try:
+        del owner
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_on_a_real_loop() -> None:
