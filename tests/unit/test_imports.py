@@ -48,7 +48,7 @@ def test_help_does_not_load_the_daemon() -> None:
 
 def test_the_daemon_loads_neither_store_nor_screen_nor_engines() -> None:
     loaded = loaded_by("import turnout.app")
-    assert {"uvicorn", "starlette"} <= loaded
+    assert {"httptools", "starlette"} <= loaded
     assert not loaded & (STORE | CLIENTS | ENGINES | SCREEN | {"pynvml"})
 
 
