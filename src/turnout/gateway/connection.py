@@ -170,7 +170,7 @@ class Connection(asyncio.Protocol):
             self._running.wake()
             self.server_state.cancel(self._task)
         self._let_write()
-        # These hold this object. Left alone, the cycles would keep it and its buffers until the garbage collector comes.
+        # These hold this object: left alone, cycles would keep it and its buffers until the garbage collector comes.
         self._parser = self._running = self._task = None
         vars(self).pop("exchange", None)
 
