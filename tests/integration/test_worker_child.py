@@ -117,19 +117,20 @@ def _runs(pid: int) -> bool:
         return False
 
 
-async def test_a_failed_load_is_told_after_one_load_and_tried_again_later(tmp_path: Path) -> None:
+async def test_a_failed_load_is_told_after_one_load_with_the_time_of_the_next(tmp_path: Path) -> None:
     events: list[Event] = []
     context = a_context(tmp_path, ScriptedTransport(), emit=events.append, clock=SystemClock())
     engine = SimulatedEngine("m", SimulatedSettings(engine="simulated", load_error="no such weights"), context)
     async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as tasks:
         life = tasks.create_task(engine.run())
-        with pytest.raises(LoadFailed, match=r"no such weights; next start in 0\.5 s"):
+        with pytest.raises(LoadFailed, match=r"local/m: no such weights$"):
             await engine.ready("local/m")
         life.cancel()
 
     states = [event.state for event in events if isinstance(event, WorkerChanged)]
     assert states == ["loading", "failed", "cold"]
     assert [event.exit_code for event in events if isinstance(event, WorkerCrashed)] == [None]
+    assert [event.retry_in_seconds for event in events if isinstance(event, WorkerChanged)] == [None, 0.5, None]
 
 
 async def test_a_load_that_takes_too_long_is_ended(tmp_path: Path) -> None:

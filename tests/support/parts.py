@@ -11,16 +11,21 @@ import shutil
 
 import pytest
 
+from support.docker_engine import can_have_docker
 from support.llama_server import find_llama_server
 
 OPTIONAL_PARTS = {
     "llama-server": "a real llama-server (.ci/run installs it into .venv/llama-server)",
+    "docker": "a Docker Engine (.ci/run installs Debian's package)",
+    "docker-compose": "docker-compose (.ci/run installs Debian's package)",
     "chromium": "Chromium (.ci/run installs Debian's package)",
 }
 
 
 def is_there(part: str) -> bool:
     """Return whether a part is on this machine."""
+    if part == "docker":
+        return can_have_docker()
     return bool(find_llama_server() if part == "llama-server" else shutil.which(part))
 
 

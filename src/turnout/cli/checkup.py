@@ -8,9 +8,11 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from turnout import __version__
+from turnout.cli.checkup_devices import examine_devices
 from turnout.cli.checkup_engines import examine_embedded
 from turnout.cli.config import check_models, load
 from turnout.cli.daemon import find_daemon, named_url, running_daemon
@@ -28,7 +30,8 @@ from turnout.console.advice import FoundEngine, better_models
 from turnout.core.errors import SetupError, TurnoutError
 from turnout.core.loopback import is_loopback_name
 from turnout.gateway.keys import KeyStore
-from turnout.tiers.local.machine import Card, describe_system, find_cards, free_disk_bytes, is_wsl, memory_bytes
+from turnout.tiers.local.devices.nvml import Card, find_cards
+from turnout.tiers.local.machine import describe_system, free_disk_bytes, is_wsl, memory_bytes
 
 LITTLE_SPACE = 2_000_000_000
 NO_SPACE = 100_000_000
@@ -45,12 +48,14 @@ def examine(options: Given) -> tuple[list[Finding], list[str]]:
     loaded, told = _configuration(options)
     findings += told
     own = running_daemon()
-    findings += [*_daemon(options, own), *_folders(paths)]
+    status, told = _daemon(options, own)
+    findings += [*told, *_folders(paths)]
     found: list[FoundEngine] = []
     if loaded is not None:  # otherwise nobody knows which port, which models and where to look
         settings = loaded.settings
         findings += [*_port(settings, own), *_keys(settings, paths), *examine_embedded(settings, paths.data_dir)]
         found = running_engines(settings)
+    findings += examine_devices(None if loaded is None else loaded.settings, status)
     cards, told = examine_cards()
     findings += told + [_neighbour(engine) for engine in found]
     return findings, better_models(cards, found)
@@ -83,16 +88,18 @@ def _configuration(options: Given) -> tuple[LoadedConfig | None, list[Finding]]:
     return loaded, told + [Finding("warn", "configuration", warning) for warning in warnings]
 
 
-def _daemon(options: Given, own: DaemonFile | None) -> Iterator[Finding]:
+def _daemon(options: Given, own: DaemonFile | None) -> tuple[dict[str, Any] | None, list[Finding]]:
     if own is None and not named_url(options):
-        yield Finding("ok", "daemon", "not running", "`turnout up` starts it")
-        return
+        return None, [Finding("ok", "daemon", "not running", "`turnout up` starts it")]
     try:
         with find_daemon(options) as daemon:
             status, where = daemon.status(), daemon.url
     except (DaemonNotReachable, ApiError, SetupError) as error:
-        yield Finding("fail", "daemon", error.message, error.hint)
-        return
+        return None, [Finding("fail", "daemon", error.message, error.hint)]
+    return status, list(_running(status, where))
+
+
+def _running(status: dict[str, Any], where: str) -> Iterator[Finding]:
     if status["version"] != __version__:
         words = f"version {status['version']} runs at {where}, this is {__version__}"
         yield Finding("warn", "daemon", words, "`turnout down`, then `turnout up`")

@@ -29,7 +29,10 @@ def config_schema() -> dict[str, Any]:
     top = parts.pop("Settings")
     models = top["properties"]["models"]
     models["additionalProperties"] = {
-        "anyOf": [{"$ref": REFERENCE.format(name=settings.__name__)} for settings in engines.values()]
+        "anyOf": [
+            *({"$ref": REFERENCE.format(name=settings.__name__)} for settings in engines.values()),
+            {"type": "null", "title": "takes away what the profile has"},
+        ]
     }
     return {"$schema": DIALECT, **top, "title": "turnout.yaml", "$defs": parts}
 

@@ -22,7 +22,12 @@ def named_url(options: Given) -> str:
 
 
 def find_daemon(options: Given) -> Turnout:
-    """Return a client for the daemon.
+    """Return a client for the daemon; see ``locate_daemon``."""
+    return Turnout(*locate_daemon(options))
+
+
+def locate_daemon(options: Given) -> tuple[str, str]:
+    """Return address and key of the daemon.
 
     The token in the daemon's file opens that daemon only; anywhere else ``TURNOUT_KEY`` is the key.
 
@@ -38,9 +43,9 @@ def find_daemon(options: Given) -> Turnout:
         key = os.environ.get("TURNOUT_KEY", "")
         if not key and own is not None and check_url(url) == own.url:
             key = own.token
-        return Turnout(url, key)
+        return url, key
     if own is None:
         raise DaemonNotReachable(
             "turnout is not running", hint="`turnout up` starts it; --url or TURNOUT_URL names one elsewhere"
         )
-    return Turnout(own.url, own.token)
+    return own.url, own.token

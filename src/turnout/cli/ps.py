@@ -1,4 +1,4 @@
-"""``turnout ps``: what is served, in which state, and what ``auto`` means."""
+"""``turnout ps``: what is served, in which state, what ``auto`` means, and who holds the memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 import typer
 
 from turnout.cli.daemon import find_daemon
+from turnout.cli.lease import put_leases
 from turnout.cli.options import ConfigOption, JsonOption, UrlOption, given, new_app
 from turnout.cli.terminal import count_of, printable, put, put_json, put_table, spell_bytes, spell_seconds
+from turnout.core.memory import GIB
 
 app = new_app()
+DEVICE_COLUMNS = ("DEVICE", "TOTAL", "HELD", "IN USE", "FREE", "HOLDERS")
 COLUMNS = ("TARGET", "ENGINE", "ROLES", "STATE", "CONTEXT", "SIZE")
 
 
@@ -23,6 +26,9 @@ def ps(context: typer.Context, json: JsonOption = False, config: ConfigOption = 
         put_json(status)
         return
     put_targets(status["targets"])
+    put()
+    put_devices(status.get("devices", []))
+    put_leases(status.get("leases", []))
     put()
     put(printable(spell_auto(status)))
     running = count_of(status["running_requests"], "request")
@@ -38,6 +44,28 @@ def put_targets(targets: list[dict[str, Any]]) -> None:
     for target in targets:
         if target["detail"]:
             put(f"  {target['name']} is {target['state']}: {printable(target['detail'])}")
+
+
+def put_devices(devices: list[dict[str, Any]]) -> None:
+    """Print a table of devices and who holds them."""
+    if devices:
+        put_table(DEVICE_COLUMNS, [_device_row(device) for device in devices], right=DEVICE_COLUMNS[1:5])
+
+
+def _device_row(device: dict[str, Any]) -> tuple[str, ...]:
+    measured = device["measured_bytes"]
+    return (
+        device["id"],
+        _gib(device["total_bytes"]),
+        _gib(device["granted_bytes"]),
+        "" if measured is None else _gib(measured),
+        _gib(device["free_bytes"]),
+        ", ".join(f"{entry['holder']} {_gib(entry['bytes'])}" for entry in device["holders"]),
+    )
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.1f} GiB"
 
 
 def spell_auto(status: dict[str, Any]) -> str:

@@ -4,7 +4,11 @@ Reads: core only; httpx2 is imported when the first client is made.  Start with 
 """
 
 from turnout.client.api import Turnout
-from turnout.client.errors import ApiError, DaemonNotReachable
+from turnout.client.errors import ApiError, DaemonNotReachable, LeaseNotGranted
+from turnout.client.lease import GrantedLease, LeaseHold, LeaseWaiting
 from turnout.client.stream import AnswerFacts, ChatStream
 
-__all__ = ["AnswerFacts", "ApiError", "ChatStream", "DaemonNotReachable", "Turnout"]
+__all__ = [
+    "AnswerFacts", "ApiError", "ChatStream", "DaemonNotReachable", "GrantedLease", "LeaseHold", "LeaseNotGranted",
+    "LeaseWaiting", "Turnout",
+]  # fmt: skip

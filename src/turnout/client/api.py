@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from turnout.client.errors import ApiError, DaemonNotReachable, read_error
+from turnout.client.errors import ApiError, DaemonNotReachable, error_of, read_error
+from turnout.client.lease import LeaseAsk, LeaseHold, OnTrouble, OnWaiting, Where, holder_process
 from turnout.client.stream import ChatStream
 from turnout.core.clock import Clock, SystemClock
 from turnout.core.errors import SetupError
 from turnout.core.loopback import is_loopback_url
+from turnout.core.memory import Demand, LeaseClass, Priority
 from turnout.core.words import AUTO, Trace
 
 if TYPE_CHECKING:
@@ -34,18 +38,27 @@ class Turnout:
         key: An API key, where the daemon wants one.
         clock: For the speed of answers.
         transport: How bytes travel; a test gives ``httpx2.MockTransport``.
+        async_transport: The same for leases.
 
     Raises:
         SetupError: The address is none.
     """
 
     def __init__(
-        self, url: str, key: str = "", *, clock: Clock | None = None, transport: httpx2.BaseTransport | None = None
+        self,
+        url: str,
+        key: str = "",
+        *,
+        clock: Clock | None = None,
+        transport: httpx2.BaseTransport | None = None,
+        async_transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         import httpx2  # 40 ms that whoever only reads this package need not pay
 
         self.url = check_url(url)
+        self._key = key
         self._clock = clock or SystemClock()
+        self._async_transport = async_transport
         is_tls = self.url.startswith("https:")
         self._http = httpx2.Client(
             base_url=self.url,
@@ -140,6 +153,121 @@ class Turnout:
             ApiError: The daemon's own word.
         """
         self._ask("POST", "/turnout/v1/shutdown", {})
+
+    def devices(self) -> list[dict[str, Any]]:
+        """Return every device: size, headroom, what is granted, in use and free, and who holds what.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: The daemon's own word.
+        """
+        return self._convert(self._ask("GET", "/turnout/v1/devices").get("devices"), list[dict[str, Any]])
+
+    def leases(self) -> dict[str, Any]:
+        """Return the ``leases`` that hold, and those that are ``waiting``.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: The daemon's own word.
+        """
+        return self._ask("GET", "/turnout/v1/leases")
+
+    def release_lease(self, lease_id: str) -> dict[str, Any]:
+        """Take a lease back, whoever holds it, and return it as it was.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: There is no such lease.
+        """
+        answer = self._ask("DELETE", f"/turnout/v1/leases/{quote(lease_id, safe='')}", {})
+        return self._convert(answer.get("released"), dict[str, Any])
+
+    def lease(
+        self,
+        devices: Demand,
+        *,
+        lease_class: LeaseClass = "job",
+        holder: str = "",
+        priority: Priority = "normal",
+        ttl_seconds: float = 60.0,
+        wait_seconds: float = 0.0,
+        process: int | None = None,
+        on_waiting: OnWaiting | None = None,
+        on_trouble: OnTrouble | None = None,
+        where: Where | None = None,
+    ) -> LeaseHold:
+        """Return the right to use memory, for an ``async with`` block: renewed inside it, given back behind it.
+
+        Args:
+            devices: Bytes on each device: ``{"host/gpu0": 16 << 30}``.
+            lease_class: How its holder may be treated.
+            holder: Who it is, in words for people; the program's name if left out.
+            priority: Of the waiting.
+            ttl_seconds: How long it lasts without a renewal, 1 second to a day.
+            wait_seconds: How long to wait for it.
+            process: The holder's process on the daemon's machine: when it ends, so does the lease. Our own if left out
+                and the daemon is on this machine; 0 for none, inside of a container for example.
+            on_waiting: Called about every second while it waits.
+            on_trouble: Called with a line for a person when the lease is in danger.
+            where: Finds the daemon again when it does not answer.
+        """
+        ask = LeaseAsk(
+            devices=devices,
+            lease_class=lease_class,
+            holder=holder or Path(sys.argv[0]).name or "python",
+            ttl_seconds=ttl_seconds,
+            priority=priority,
+            wait_seconds=wait_seconds,
+            process=holder_process(self.url) if process is None else process,
+        )
+        return LeaseHold(
+            where or (lambda: (self.url, self._key)),
+            ask,
+            on_waiting=on_waiting,
+            on_trouble=on_trouble,
+            clock=self._clock,
+            transport=self._async_transport,
+        )
+
+    def use_profile(self, name: str, on_step: Callable[[str], None] | None = None) -> dict[str, Any]:
+        """Switch the running daemon to a profile; return when that is done.
+
+        Args:
+            name: Which.
+            on_step: Called with every step, in words.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: The daemon's own word; the old profile runs then.
+        """
+        import httpx2
+
+        request = self._http.build_request(
+            "POST",
+            "/turnout/v1/profiles/active",
+            json={"profile": name},
+            headers={"accept": "text/event-stream"},
+            timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+        )
+        response = self._send(request, is_stream=True)
+        try:
+            if response.status_code != httpx2.codes.OK:
+                raise self._told(response)
+            for line in response.iter_lines():
+                if not line.startswith("data:"):
+                    continue
+                event = json.loads(line[len("data:") :])
+                if "step" in event and on_step is not None:
+                    on_step(str(event["step"]))
+                elif "error" in event:
+                    raise error_of(event["error"], event.get("status", 500))
+                elif "profile" in event:
+                    return dict(event)
+        except httpx2.TransportError as error:
+            raise DaemonNotReachable(f"the daemon is gone: {error}", hint="`turnout ps` looks again") from error
+        finally:
+            response.close()
+        raise DaemonNotReachable("the daemon ended before the switch did", hint="`turnout up` starts it")
 
     def chat_stream(
         self, messages: Sequence[Mapping[str, Any]], model: str = AUTO, *, max_tokens: int | None = None

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from turnout.core.words import AUTO, ROLES
 
 NAMED_ENTRIES = {"models", "aliases", "chains", "providers", "profiles"}
 """Sections whose entries replace each other whole: half a model from a profile helps nobody."""
+EXTENDS = "extends"
+"""What a profile may say beside settings: which other profile it changes."""
 PLAIN_VARIABLES = {"TURNOUT_CONFIG", "TURNOUT_URL", "TURNOUT_KEY"}
 """Variables that are not settings: which file, which daemon, which key."""
 
@@ -89,8 +92,8 @@ def load_config(
     profile_name = str((flags or {}).get(("profile",)) or from_variable or document.values.get("profile") or "auto")
     merged: dict[str, Any] = {}
     origins: dict[KeyPath, str] = {}
-    profile = _find_profile(profile_name, document)
-    _merge(merged, profile.values, (), lambda p: f"profile {profile_name} ({profile.where(p)})", origins)
+    for name, profile in _find_profiles(profile_name, document):
+        _merge(merged, profile.values, (), partial(_where_in_profile, name, profile), origins)
     _merge(merged, document.values, (), document.where, origins)
     if from_variable:
         origins[("profile",)] = variable
@@ -123,21 +126,43 @@ def _find_document(paths: Paths, file: Path | None, environment: Mapping[str, st
     return read_document(file), file
 
 
-def _find_profile(name: str, document: Document) -> Document:
+def _find_profiles(name: str, document: Document) -> list[tuple[str, Document]]:
+    """Return a profile with all that it extends, the deepest first."""
+    found: list[tuple[str, Document]] = []
+    seen = {(name, False)}
+    where, is_built_in = f"{document.where(('profile',))}: profile", False
+    while name:
+        profile = _find_profile(name, document, where, is_built_in=is_built_in)
+        found.insert(0, (name, profile))
+        parent = profile.values.pop(EXTENDS, "")
+        where = f"{profile.where((EXTENDS,))}: {spell(('profiles', name, EXTENDS))}"
+        if not isinstance(parent, str):
+            raise SetupError(f"{where}: expected the name of a profile")
+        is_built_in = parent == name and not is_built_in  # `dev: {extends: dev}` changes the built-in one
+        if (parent, is_built_in) in seen:
+            raise SetupError(f"{where}: profile {parent!r} would extend itself", hint="one of them has to stand alone")
+        seen.add((parent, is_built_in))
+        name = parent
+    return found
+
+
+def _where_in_profile(name: str, profile: Document, path: KeyPath) -> str:
+    return f"profile {name} ({profile.where(path)})"
+
+
+def _find_profile(name: str, document: Document, where: str, *, is_built_in: bool) -> Document:
     own = document.values.get("profiles")
-    if isinstance(own, dict) and name in own:
+    if isinstance(own, dict) and name in own and not is_built_in:
         values = own[name]
         if not isinstance(values, dict):
             raise SetupError(f"{document.where(('profiles', name))}: profiles.{name}: expected keys and values")
         lines = {p[2:]: line for p, line in document.lines.items() if p[:2] == ("profiles", name)}
-        return Document(values, lines, document.name)
+        return Document(dict(values), lines, document.name)
     if name in built_in_profiles():
         text = (resources.files("turnout.config") / "profiles" / f"{name}.yaml").read_text(encoding="utf-8")
         return parse_document(text, "built in")
     known = built_in_profiles() + (sorted(own) if isinstance(own, dict) else [])
-    raise SetupError(
-        f"{document.where(('profile',))}: profile: there is no profile {name!r}", hint=f"one of: {', '.join(known)}"
-    )
+    raise SetupError(f"{where}: there is no profile {name!r}", hint=f"one of: {', '.join(dict.fromkeys(known))}")
 
 
 def _read_environment(environment: Mapping[str, str], warnings: list[str]) -> dict[KeyPath, tuple[Any, str]]:
@@ -166,11 +191,14 @@ def _merge(
             into[key] = nested if isinstance(nested, dict) else {}
             _merge(into[key], value, here, where, origins)
         else:
-            into[key] = value
             for old in [known for known in origins if known[: len(here)] == here]:
                 del origins[old]  # what it was before is gone whole
+            if value is None and key in into and len(here) == 2 and here[0] in NAMED_ENTRIES:
+                del into[key]  # somebody's entry that is not wanted here
+                continue
+            into[key] = value
+            _note_nested(value, here, where, origins)
         origins[here] = where(here)
-        _note_nested(value, here, where, origins)
 
 
 def _note_nested(value: Any, path: KeyPath, where: Any, origins: dict[KeyPath, str]) -> None:
@@ -293,8 +321,23 @@ def _cross_check(loaded: LoadedConfig) -> None:
             raise loaded.problem(("aliases", pattern), "'auto' cannot be an alias", "set chains.orchestrator instead")
         if meaning in settings.aliases:
             raise loaded.problem(("aliases", pattern), f"{meaning!r} is an alias too", "name a target or a role")
+    _check_devices(loaded)
     loaded.warnings.extend(
         f"{loaded.where((key,))}: {key}: this version reads it but does not act on it yet"
         for key in RESERVED
         if key in loaded.merged
     )
+
+
+def _check_devices(loaded: LoadedConfig) -> None:
+    entries = loaded.settings.devices
+    seen: set[str] = set()
+    for index, entry in enumerate(() if entries == "auto" else entries):
+        path: KeyPath = ("devices", index)
+        if entry.id in seen:
+            raise loaded.problem((*path, "id"), f"{entry.id!r} is there twice")
+        seen.add(entry.id)
+        if entry.vram_gib is None and entry.kind in ("simulated", "configured"):
+            raise loaded.problem(path, f"a {entry.kind} device needs a size", "add vram_gib: 24, for example")
+        if entry.vram_gib is not None and entry.headroom_gib is not None and entry.headroom_gib >= entry.vram_gib:
+            raise loaded.problem((*path, "headroom_gib"), f"nothing is left of {entry.vram_gib:g} GiB")

@@ -1,6 +1,6 @@
 """Where turnout keeps its files: the XDG base directories, by platformdirs.
 
-config: ``turnout.yaml``, ``keys.json`` · state: daemon file, logs, traces · data: pulled models.
+config: ``turnout.yaml``, ``keys.json`` · state: daemon file, logs, traces, leases · data: pulled models.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     def traces_file(self) -> Path:
         """The trace store."""
         return self.state_dir / "traces.sqlite3"
+
+    @property
+    def leases_file(self) -> Path:
+        """The journal of leases: beside the daemon's lock, so that there is one writer."""
+        return self.state_dir / "leases.journal"
 
     @property
     def log_dir(self) -> Path:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from turnout.tiers.local.machine import Card
+from turnout.tiers.local.devices.nvml import Card
 
 GIB = 2**30
 

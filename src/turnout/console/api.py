@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from starlette.routing import Route
 
 from turnout.console.default_model import DefaultModel
 from turnout.console.page import render_page
-from turnout.core.errors import UNREADABLE_JSON, InvalidRequest, MethodNotAllowed, NotFound, TurnoutError
+from turnout.core.errors import UNREADABLE_JSON, InvalidRequest, MethodNotAllowed, NotFound, NotGranted, TurnoutError
 from turnout.core.ids import new_request_id
 from turnout.dispatch.traces import TraceStore
 from turnout.gateway.openai import error_body
@@ -41,6 +42,7 @@ class Console:
         traces: The stories of past requests.
         default_model: What ``auto`` means.
         shut_down: Begins to stop the daemon.
+        routes: What others answer, such as leases.py.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Console:
         traces: TraceStore,
         default_model: DefaultModel,
         shut_down: Callable[[], None],
+        routes: Sequence[Route] = (),
     ) -> None:
         self._status = status
         self._traces = traces
         self._default_model = default_model
+        self._routes = routes
         self._shut_down = shut_down
 
     def app(self) -> Starlette:
@@ -65,6 +69,7 @@ class Console:
                 Route("/turnout/v1/traces", self.list_traces, methods=["GET"]),
                 Route("/turnout/v1/traces/{trace_id}", self.show_trace, methods=["GET"]),
                 Route("/turnout/v1/default", self.set_default, methods=["PUT"]),
+                *self._routes,
                 Route("/turnout/v1/shutdown", self.stop, methods=["POST"]),
             ],
             exception_handlers={404: _unknown_path, 405: _wrong_method, TurnoutError: _told},
@@ -113,9 +118,23 @@ class Console:
         return JsonResponse({"stopping": True}, status_code=202)
 
 
+def error_facts(error: TurnoutError) -> dict[str, Any]:
+    """Return the body of an error as plain values: OpenAI's shape, and what this kind of error adds."""
+    facts: dict[str, Any] = msgspec.json.decode(error_body(error, new_request_id()))
+    if isinstance(error, NotGranted):
+        facts["error"] |= {
+            "position": error.position,
+            "expected_wait_seconds": error.expected_wait_seconds,
+            "holders": error.holders,
+        }
+    return facts
+
+
 def _answer(error: TurnoutError, headers: dict[str, str] | None = None) -> Response:
-    body = error_body(error, new_request_id())
-    return Response(body, status_code=error.status, media_type="application/json", headers=headers)
+    headers = dict(headers or {})
+    if error.retry_after_seconds is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    return JsonResponse(error_facts(error), status_code=error.status, headers=headers)
 
 
 def _told(_: Request, error: Exception) -> Response:

@@ -12,12 +12,22 @@ from turnout.core.events import (
     DaemonStopping,
     DefaultChosen,
     Event,
+    JournalFailed,
+    LeaseEnded,
+    LeaseGranted,
     LoadProgressed,
+    OrderOverdue,
+    ProfileStep,
+    RequestAdmitted,
     RequestFinished,
+    RequestTurnedAway,
+    RequestWaiting,
     TracesDegraded,
     WorkerChanged,
     WorkerCrashed,
+    WorkerOrdered,
 )
+from turnout.core.memory import GIB, Demand
 
 LOG_BYTES = 5_000_000
 LOG_FILES = 3
@@ -77,7 +87,50 @@ def describe(event: Event) -> tuple[int, str]:
             return logging.INFO, f"stopping: {event.running_requests} running, up to {event.drain_seconds:g} s for them"
         case TracesDegraded():
             return logging.ERROR, f"traces cannot be written: {event.reason} ({event.dropped} dropped)"
+        case (
+            LeaseGranted() | LeaseEnded() | JournalFailed() | OrderOverdue() | WorkerOrdered()
+            | RequestWaiting() | RequestAdmitted() | RequestTurnedAway()
+        ):  # fmt: skip
+            return describe_scheduling(event)
+        case ProfileStep():
+            return logging.INFO, f"profile {event.profile}: {event.step}"
         case LoadProgressed():
             return logging.DEBUG, f"{event.target}: {event.stage}"
         case _:
             return logging.DEBUG, ""
+
+
+def describe_scheduling(event: Event) -> tuple[int, str]:
+    """Return level and text of what the scheduler did."""
+    match event:
+        case LeaseGranted(lease=lease):
+            verb = "goes on holding" if event.is_adopted else "holds"
+            waited = f", waited {event.waited_seconds:.0f} s" if event.waited_seconds >= 1 else ""
+            return logging.INFO, f"{lease.holder!r} {verb} {spell_demand(lease.devices)} ({lease.id}{waited})"
+        case LeaseEnded(lease=lease):
+            return (
+                logging.INFO,
+                f"{lease.holder!r} gave back {spell_demand(lease.devices)}: {event.reason} ({lease.id})",
+            )
+        case JournalFailed():
+            return logging.ERROR, f"leases cannot be written down: {event.reason}"
+        case OrderOverdue():
+            return logging.ERROR, f"{event.target}: {event.order} has no end after {event.seconds:.0f} s; it is ended"
+        case WorkerOrdered():
+            what = " ".join(filter(None, (event.order, event.target, event.size, spell_demand(event.devices))))
+            return logging.INFO, what + (f": {event.reason}" if event.reason else "")
+        case RequestWaiting():
+            expected = event.expected_wait_seconds
+            told = "" if expected is None else f", about {expected:.0f} s"
+            return logging.DEBUG, f"{event.ticket} waits for {event.target}: place {event.position}{told}"
+        case RequestAdmitted():
+            return logging.DEBUG, f"{event.ticket} may go to {event.target} after {event.waited_seconds:.2f} s"
+        case RequestTurnedAway():
+            return logging.INFO, f"{event.ticket} is turned away from {event.target}: {event.message}"
+        case _:
+            return logging.DEBUG, ""
+
+
+def spell_demand(devices: Demand) -> str:
+    """Return ``16.0 GiB of host/gpu0``."""
+    return ", ".join(f"{count / GIB:.1f} GiB of {device}" for device, count in devices.items())

@@ -9,20 +9,28 @@ from pathlib import Path
 from typing import TextIO
 
 from turnout.console.advice import better_models
+from turnout.console.log import describe_scheduling
 from turnout.core.events import (
     DaemonStopping,
     DefaultChosen,
     Event,
+    JournalFailed,
+    LeaseEnded,
+    LeaseGranted,
     LoadProgressed,
     TracesDegraded,
     WorkerChanged,
     WorkerCrashed,
+    WorkerOrdered,
 )
 from turnout.core.snapshot import Snapshot
 from turnout.routing.chains import chain_of
-from turnout.tiers.local.machine import Card
+from turnout.tiers.local.devices.nvml import Card
 
-TOLD = (LoadProgressed, WorkerChanged, WorkerCrashed, DefaultChosen, TracesDegraded, DaemonStopping)
+TOLD = (
+    LoadProgressed, WorkerChanged, WorkerCrashed, DefaultChosen, TracesDegraded, DaemonStopping, WorkerOrdered,
+    LeaseGranted, LeaseEnded, JournalFailed,
+)  # fmt: skip
 """What a person at the terminal wants to know."""
 PROGRESS_STEP = 0.2
 
@@ -61,6 +69,10 @@ class Talk:
             case WorkerCrashed():
                 last = f": {event.last_lines[-1]}" if event.last_lines else ""
                 self.say(f"  {event.target} crashed{last}")
+            case WorkerOrdered(order="stop" | "sleep"):
+                self.say(f"  {event.target} makes room: {event.reason}")
+            case LeaseGranted() | LeaseEnded() | JournalFailed():
+                self.say(f"  {describe_scheduling(event)[1]}")
             case DefaultChosen():
                 self.say(f"  auto means {event.target} ({event.reason}); `turnout models default NAME` changes it")
             case TracesDegraded():

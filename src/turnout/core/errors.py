@@ -16,11 +16,15 @@ The tree::
     │   ├── BodyTooLarge        413
     │   ├── UnsupportedType     415  a write that is not application/json
     │   ├── ForeignHost         421  a Host that is not ours
+    │   ├── LeaseTooLarge       422  more memory than the device will ever grant
     │   └── UpstreamRejected    4xx  the engine's own word on the caller's mistake
     ├── Refused                 403  no target may serve this
     │   └── NotSupported        400  no target of this name can serve this kind of request
     ├── Busy                    503  try again: queue full, model loading, shutting down
     │   ├── RateLimited         429  the engine says: too many requests
+    │   ├── QueueFull           429  too many wait for the model already
+    │   ├── NotInTime           503  the turn at a model did not come before the deadline
+    │   ├── NotGranted          409  the memory of a lease is not free in time; says who holds it
     │   ├── NoTarget            503  every target of the plan is out of order
     │   └── ShuttingDown        503
     ├── Broken                  502  a target failed: the next one may take over
@@ -29,6 +33,7 @@ The tree::
     │   ├── Malformed           502  not HTTP, not JSON, not an event stream
     │   ├── CutOff              502  the answer ended in the middle
     │   ├── LoadFailed          502  the engine could not load the model
+    │   │   └── DoesNotFit      502  the model is larger than the devices that it may use
     │   └── DeadlineExceeded    504  connect, first token, gap between chunks, or total
     │       └── Stalled         504
     └── SetupError              what the person at the keyboard can mend: configuration, ports, files, packages
@@ -40,7 +45,8 @@ said it, ``param`` the field of the request that is at fault.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -181,6 +187,13 @@ class ForeignHost(Wrong):
     code = "foreign_host"
 
 
+class LeaseTooLarge(Wrong):
+    """More memory than the device will ever grant."""
+
+    status = 422
+    code = "lease_too_large"
+
+
 class UpstreamRejected(Wrong):
     """An engine or provider answered 4xx: its own word on the caller's mistake."""
 
@@ -218,6 +231,49 @@ class RateLimited(Busy):
     status = 429
     code = "rate_limited"
     kind = "rate_limit_error"
+
+
+class QueueFull(Busy):
+    """Too many requests wait for the model already."""
+
+    status = 429
+    code = "queue_full"
+    kind = "rate_limit_error"
+
+
+class NotInTime(Busy):
+    """The turn at a model did not come before the request's deadline."""
+
+    code = "queue_deadline"
+
+
+class NotGranted(Busy):
+    """The memory of a lease is not free in time; says who holds it.
+
+    Args:
+        message: What happened.
+        position: Its place in the line when it gave up, from 1.
+        expected_wait_seconds: How much longer it would have been, if that can be told.
+        holders: Who holds what on the devices that were asked for.
+        facts: As for every error.
+    """
+
+    status = 409
+    code = "lease_not_granted"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        position: int = 1,
+        expected_wait_seconds: float | None = None,
+        holders: Sequence[Mapping[str, object]] = (),
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, retry_after_seconds=expected_wait_seconds, **facts)
+        self.position = position
+        self.expected_wait_seconds = expected_wait_seconds
+        self.holders = holders
 
 
 class NoTarget(Busy):
@@ -269,6 +325,13 @@ class LoadFailed(Broken):
     """The engine could not load the model."""
 
     code = "load_failed"
+
+
+class DoesNotFit(LoadFailed):
+    """The model is larger than the devices that it may use."""
+
+    code = "does_not_fit"
+    retryable = False
 
 
 class DeadlineExceeded(Broken):

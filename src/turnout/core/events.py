@@ -7,9 +7,11 @@ fact is emitted once. A subscriber is a plain function that returns quickly and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
+from turnout.core.memory import Demand, Lease, Priority
 from turnout.core.words import Trace, WorkerState
 
 
@@ -32,12 +34,16 @@ class DaemonStopping(Event, frozen=True, kw_only=True, tag="daemon_stopping"):
 
 
 class WorkerChanged(Event, frozen=True, kw_only=True, tag="worker_changed"):
-    """A worker went from one state to another."""
+    """A worker went from one state to another.
+
+    ``retry_in_seconds`` says of a failed one when another start makes sense; None if only a person can help.
+    """
 
     target: str
     engine: str
     state: WorkerState
     detail: str = ""
+    retry_in_seconds: float | None = None
 
 
 class LoadProgressed(Event, frozen=True, kw_only=True, tag="load_progressed"):
@@ -84,6 +90,80 @@ class TracesDegraded(Event, frozen=True, kw_only=True, tag="traces_degraded"):
 
     reason: str
     dropped: int
+
+
+class WorkerOrdered(Event, frozen=True, kw_only=True, tag="worker_ordered"):
+    """The scheduler ordered a worker to start, stop, sleep, wake up or change its size."""
+
+    target: str
+    order: Literal["start", "stop", "sleep", "wake", "resize"]
+    size: str = ""
+    devices: Demand = {}
+    reason: str = ""
+
+
+class OrderOverdue(Event, frozen=True, kw_only=True, tag="order_overdue"):
+    """A worker has not done in time what it was ordered to; it is ended. Its memory stays counted until it is gone."""
+
+    target: str
+    order: str
+    seconds: float
+
+
+class RequestWaiting(Event, frozen=True, kw_only=True, tag="request_waiting"):
+    """A request has to wait for its turn at a model."""
+
+    ticket: str
+    target: str
+    priority: Priority
+    position: int
+    expected_wait_seconds: float | None = None
+
+
+class RequestAdmitted(Event, frozen=True, kw_only=True, tag="request_admitted"):
+    """A request that had to wait may go to its model. Those that need not wait are not told."""
+
+    ticket: str
+    target: str
+    waited_seconds: float
+
+
+class RequestTurnedAway(Event, frozen=True, kw_only=True, tag="request_turned_away"):
+    """A request will not be served by this model."""
+
+    ticket: str
+    target: str
+    reason: str
+    message: str
+    waited_seconds: float
+
+
+class LeaseGranted(Event, frozen=True, kw_only=True, tag="lease_granted"):
+    """A foreign program may use memory from now on; ``is_adopted`` if an earlier daemon had granted it."""
+
+    lease: Lease
+    waited_seconds: float = 0.0
+    is_adopted: bool = False
+
+
+class LeaseEnded(Event, frozen=True, kw_only=True, tag="lease_ended"):
+    """A lease holds no more."""
+
+    lease: Lease
+    reason: str
+
+
+class JournalFailed(Event, frozen=True, kw_only=True, tag="journal_failed"):
+    """The leases cannot be written down: what was not, the next daemon will not know."""
+
+    reason: str
+
+
+class ProfileStep(Event, frozen=True, kw_only=True, tag="profile_step"):
+    """A switch of the profile has come so far; ``profile`` is where the step leads."""
+
+    profile: str
+    step: str
 
 
 Subscriber = Callable[[Event], None]

@@ -33,6 +33,11 @@ def new_request_id() -> str:
     return "req_" + (milliseconds.to_bytes(6, "big") + next(_RANDOM_PARTS)).hex()
 
 
+def new_lease_id() -> str:
+    """Return an id such as ``lease_01936f2a4b7c9f3e8d21c6a0``, made like a request's."""
+    return "lease_" + new_request_id().removeprefix("req_")
+
+
 def new_key() -> str:
     """Return a fresh secret key with 256 random bits."""
     return KEY_PREFIX + secrets.token_urlsafe(32)

@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from turnout.core.memory import Priority
+
 RequestKind = Literal["chat", "completion", "embedding"]
 Tier = Literal["local", "rented", "frontier"]
 Origin = Literal["configured", "found", "built-in"]
@@ -60,6 +62,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         effort: 1..10 where the caller rated the request, else None.
         privacy: How far the text may travel.
         deadline_seconds: The caller's own limit for the whole answer, else None.
+        priority: How urgent it is where requests have to wait for each other.
+        session: Whom fairness counts where no key says who asks.
+        progress: Whether a stream shall tell of its waiting, in comments.
         body_bytes: Size of the body, for the trace.
     """
 
@@ -73,6 +78,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     effort: int | None = None
     privacy: Privacy = "any"
     deadline_seconds: float | None = None
+    priority: Priority = "normal"
+    session: str = ""
+    progress: bool = False
     body_bytes: int = 0
 
 

@@ -6,7 +6,9 @@ Honest means: until the first byte has reached the caller. After it, a failure i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Protocol
 
 from turnout.config.schema import DeadlineSettings
@@ -32,6 +34,8 @@ from turnout.dispatch.record import BREAKER_OPEN, TARGET_GONE, AttemptRecord, Re
 from turnout.dispatch.relay import Sink, first_events, relay_stream, usage_of
 from turnout.dispatch.watch import AnswerLimits, StreamWatch, has_tool_call
 from turnout.routing.policy import make_plan
+from turnout.scheduler.admissions import Admissions
+from turnout.scheduler.messages import WaitingView
 from turnout.tiers.base import Call, Engine
 from turnout.tiers.fleet import Fleet
 from turnout.tiers.transport import Deadlines, HttpResponse
@@ -74,6 +78,35 @@ class Passage:
         self.is_told = False
         """The caller has the whole answer: whatever happens from now on, it was answered."""
 
+    async def tell_place(self, place: WaitingView) -> None:
+        """Tell the caller where it stands in the line.
+
+        Args:
+            place: Of this request.
+        """
+        wait = f", about {place.expected_wait_seconds:.0f} s" if place.expected_wait_seconds is not None else ""
+        await self.sink.progress(f"turnout: waiting for {place.model}, position {place.position}{wait}")
+
+
+class Door:
+    """Where requests wait while what serves them is moved."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.opened = asyncio.Event()
+        self._quiet = asyncio.Event()
+
+    def look(self, running: int) -> None:
+        """Take note of how many there are, those outside among them."""
+        if running <= self.waiting:
+            self._quiet.set()
+        else:
+            self._quiet.clear()
+
+    async def until_quiet(self) -> None:
+        """Return when nobody is inside."""
+        await self._quiet.wait()
+
 
 class Dispatcher:
     """Serves requests.
@@ -84,18 +117,27 @@ class Dispatcher:
         emit: Tells everybody about a fact.
         deadlines: The one table of deadlines.
         limits: How much one answer may be.
+        turns: Says when a request may go to a model that shares a device; without it, always.
     """
 
     def __init__(
-        self, fleet: Fleet, clock: Clock, emit: Emit, deadlines: DeadlineSettings, limits: AnswerLimits | None = None
+        self,
+        fleet: Fleet,
+        clock: Clock,
+        emit: Emit,
+        deadlines: DeadlineSettings,
+        limits: AnswerLimits | None = None,
+        turns: Admissions | None = None,
     ) -> None:
         self._fleet = fleet
         self._clock = clock
         self._emit = emit
         self._deadlines = deadlines
         self._limits = limits or AnswerLimits()
+        self._turns = turns
         self._breakers = Breakers()
         self._running: set[AnswerDeadline] = set()
+        self._door: Door | None = None
         self._is_closing = False
         self._planned_for: Snapshot | None = None
         self._plans: dict[tuple[str, str, str], Plan] = {}
@@ -128,6 +170,27 @@ class Dispatcher:
         """Listen to the bus: a worker that has become ready starts with a clean record."""
         if isinstance(event, WorkerChanged) and event.state == "ready" and self._breakers.succeeded(event.target):
             self._emit(BreakerChanged(target=event.target, is_open=False, reason="it is ready again"))
+
+    @contextlib.contextmanager
+    def held_door(self) -> Iterator[Door]:
+        """Let requests that come wait outside, until the block ends; those that are inside go on."""
+        assert self._door is None, "the door is held already"
+        door = self._door = Door()
+        door.look(len(self._running))
+        try:
+            yield door
+        finally:
+            self._door = None
+            door.opened.set()
+
+    async def _wait_outside(self) -> None:
+        while (door := self._door) is not None:
+            door.waiting += 1
+            door.look(len(self._running))
+            try:
+                await door.opened.wait()
+            finally:
+                door.waiting -= 1
 
     def refuse_new(self) -> None:
         """Begin to close: what runs may go on, what comes is told to come back later."""
@@ -163,14 +226,18 @@ class Dispatcher:
                     passage.limit = limit
                     self._running.add(limit)
                     try:
+                        if self._door is not None:
+                            await self._wait_outside()
                         plan = record.plan = self.plan(request)
                         await self._walk(plan, passage)
                     finally:
                         self._running.discard(limit)
+                        if self._door is not None:
+                            self._door.look(len(self._running))
             except TimeoutError:
                 failure = None if passage.is_told else self._why_ended(request)
             except TurnoutError as error:
-                failure = error
+                failure = _told(error)
             if failure is not None and sink.is_begun:
                 await sink.fail(failure)
             caller_left = False
@@ -178,7 +245,10 @@ class Dispatcher:
             caller_left = caller_left and not passage.is_told
             self._emit(RequestFinished(trace=record.finish(failure, caller_left=caller_left)))
         if failure is not None and not sink.is_begun:
-            raise failure
+            try:
+                raise failure
+            finally:
+                failure = None  # its traceback holds this frame
 
     def turned_away(self, request: Request, error: TurnoutError, key_name: str) -> None:
         """Record a request that was wrong before it could be planned.
@@ -215,9 +285,9 @@ class Dispatcher:
             try:
                 await self._attempt(target, engine, passage, probe=entry.probe)
             except (Broken, Busy) as error:
-                if sink.is_begun:
+                if sink.is_answering:
                     raise
-                failures.append(error)
+                failures.append(_told(error))
             else:
                 return
         raise self._nobody_answered(plan.candidates, failures, record)
@@ -282,9 +352,25 @@ class Dispatcher:
         engine.wish(target)
 
     async def _call(self, target: Target, engine: Engine, passage: Passage, attempt: AttemptRecord) -> None:
-        if target.state != "ready":
-            await self._load(target, engine)
-            attempt.step("load")
+        if self._turns is None or not self._turns.manages(target.name):
+            if target.state != "ready":
+                await self._load(target, engine)
+                attempt.step("load")
+            await self._exchange(target, engine, passage, attempt)
+            return
+        request = passage.request
+        ticket = f"{request.id}.{passage.record.tries}"
+        caller = passage.record.key_name or request.session
+        try:
+            if not self._turns.try_admit(ticket, target.name, request.priority, caller, request.deadline_seconds):
+                told = passage.tell_place if request.progress and request.stream else None
+                await self._turns.wait(ticket, request.priority, told)
+                attempt.step("queue" if target.state == "ready" else "load")
+            await self._exchange(target, engine, passage, attempt)
+        finally:
+            self._turns.finished(ticket)
+
+    async def _exchange(self, target: Target, engine: Engine, passage: Passage, attempt: AttemptRecord) -> None:
         request = passage.request
         asks_usage = target.counts_tokens and request.stream
         call = Call(
@@ -346,3 +432,9 @@ class Dispatcher:
 
 def _shutting_down() -> ShuttingDown:
     return ShuttingDown("turnout is shutting down", hint="try again when it has been started again")
+
+
+def _told(error: TurnoutError) -> TurnoutError:
+    """Return an error without its traceback, which holds every frame on its way, and these the error: only the garbage
+    collector would free the answers and connections in them, and it comes seldom."""
+    return error.with_traceback(None)

@@ -17,12 +17,22 @@ class Sink(Protocol):
     """Where an answer goes: the gateway writes it in the caller's dialect.
 
     Attributes:
-        is_begun: Whether the caller has received anything.
+        is_begun: Whether the caller has received anything, if only how long it has to wait.
+        is_answering: Whether the caller has received something of an answer.
         attempts: How many targets were tried so far; kept by the dispatcher.
     """
 
     is_begun: bool
+    is_answering: bool
     attempts: int
+
+    async def progress(self, text: str) -> None:
+        """Tell a caller who asked for it how the waiting goes; begins a stream whose target is not known yet.
+
+        Args:
+            text: One line.
+        """
+        ...
 
     async def begin(self, served: Target) -> None:
         """Send status 200 and the headers of a stream.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from turnout.core.errors import InvalidRequest, TurnoutError
+from turnout.core.memory import PRIORITIES, Priority
 from turnout.core.words import AUTO, Privacy, Request, RequestKind
 
 PRIVACIES: tuple[Privacy, ...] = ("any", "no-frontier", "local-only")
 MODEL_CHARACTERS = 1000
+SESSION_CHARACTERS = 200
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -73,6 +76,9 @@ class RequestHeaders(msgspec.Struct, frozen=True, kw_only=True):
     effort: int | None = None
     privacy: Privacy = "any"
     deadline_seconds: float | None = None
+    priority: Priority = "normal"
+    session: str = ""
+    progress: bool = False
 
 
 NO_WISHES = RequestHeaders()
@@ -157,6 +163,9 @@ def read_request(kind: RequestKind, data: bytes, request_id: str, wishes: Reques
         effort=wishes.effort,
         privacy=wishes.privacy,
         deadline_seconds=wishes.deadline_seconds,
+        priority=wishes.priority,
+        session=wishes.session,
+        progress=wishes.progress,
         body_bytes=len(data),
     )
     return request, Body(data, _model_place(data, facts.model))
@@ -240,25 +249,44 @@ def read_wishes(headers: list[tuple[bytes, bytes]]) -> RequestHeaders:
     wished = [header for header in headers if header[0].startswith(b"x-turnout-")]
     if not wished:
         return NO_WISHES
-    effort: int | None = None
-    privacy: Privacy = "any"
-    deadline: float | None = None
+    given: dict[str, Any] = {}
     for name, value in wished:
-        text = value.decode("latin-1").strip()
-        if name == b"x-turnout-effort":
-            if not (_is_number(text) and 1 <= int(text) <= 10):
-                raise _bad_header(name, text, "a whole number from 1 to 10")
-            effort = int(text)
-        elif name == b"x-turnout-privacy":
-            known = next((p for p in PRIVACIES if p == text), None)
-            if known is None:
-                raise _bad_header(name, text, "one of any, no-frontier, local-only")
-            privacy = known
-        elif name == b"x-turnout-deadline-ms":
-            if not (_is_number(text) and 0 < int(text) <= 86_400_000):
-                raise _bad_header(name, text, "milliseconds, from 1 to 86400000")
-            deadline = int(text) / 1000
-    return RequestHeaders(effort=effort, privacy=privacy, deadline_seconds=deadline)
+        read = WISHES.get(name)
+        if read is not None:
+            field, convert, expected = read
+            text = value.decode("latin-1").strip()
+            given[field] = convert(text)
+            if given[field] is None:
+                raise _bad_header(name, text, expected)
+    return RequestHeaders(**given)
+
+
+def _effort(text: str) -> int | None:
+    return int(text) if _is_number(text) and 1 <= int(text) <= 10 else None
+
+
+def _deadline_seconds(text: str) -> float | None:
+    return int(text) / 1000 if _is_number(text) and 0 < int(text) <= 86_400_000 else None
+
+
+def _session(text: str) -> str | None:
+    return text if text.isascii() and text.isprintable() and 0 < len(text) <= SESSION_CHARACTERS else None
+
+
+def _one_of(words: Iterable[str]) -> Callable[[str], str | None]:
+    known = frozenset(words)
+    return lambda text: text if text in known else None
+
+
+WISHES: dict[bytes, tuple[str, Callable[[str], Any], str]] = {
+    b"x-turnout-effort": ("effort", _effort, "a whole number from 1 to 10"),
+    b"x-turnout-privacy": ("privacy", _one_of(PRIVACIES), "one of any, no-frontier, local-only"),
+    b"x-turnout-deadline-ms": ("deadline_seconds", _deadline_seconds, "milliseconds, from 1 to 86400000"),
+    b"x-turnout-priority": ("priority", _one_of(PRIORITIES), "one of interactive, normal, background"),
+    b"x-turnout-session": ("session", _session, f"1 to {SESSION_CHARACTERS} printable ASCII characters"),
+    b"x-turnout-progress": ("progress", {"true": True, "false": False}.get, "true or false"),
+}
+"""The field that a header sets, what reads its value (None: it makes no sense), and what was expected."""
 
 
 def _is_number(text: str) -> bool:

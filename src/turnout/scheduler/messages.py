@@ -120,18 +120,22 @@ class WorkerReady(Fact, frozen=True, kw_only=True, tag="worker_ready"):
     Attributes:
         model: The target.
         seconds: How long that took; 0 or less is not learnt from.
+        order: Number of the order that has ended so; 0 if nobody knows. A late or doubled fact about an earlier order
+            is told by its number, and ignored.
     """
 
     model: str
     seconds: float = 0.0
+    order: int = 0
 
 
 class WorkerAsleep(Fact, frozen=True, kw_only=True, tag="worker_asleep"):
-    """A worker has fallen asleep."""
+    """A worker has fallen asleep; ``order`` as in ``WorkerReady``."""
 
     model: str
     level: int
     seconds: float = 0.0
+    order: int = 0
 
 
 class WorkerGone(Fact, frozen=True, kw_only=True, tag="worker_gone"):
@@ -141,18 +145,23 @@ class WorkerGone(Fact, frozen=True, kw_only=True, tag="worker_gone"):
         model: The target.
         reason: Empty if it was stopped as ordered.
         retry_in: Seconds before another start makes sense; None if only a person can help.
+        order: Number of the last order that is known to have reached it; 0 if nobody knows.
     """
 
     model: str
     reason: str = ""
     retry_in: float | None = 0.0
+    order: int = 0
 
 
 class OrderFailed(Fact, frozen=True, kw_only=True, tag="order_failed"):
-    """A worker could not be put to sleep, woken or resized; it is as it was before (asleep or ready)."""
+    """A worker could not be put to sleep, woken or resized; it is as it was before (asleep or ready). ``order`` as in
+    ``WorkerReady``.
+    """
 
     model: str
     reason: str
+    order: int = 0
 
 
 class Measured(Fact, frozen=True, kw_only=True, tag="measured"):
@@ -185,11 +194,16 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True, tag_field="effect"):
 
 
 class StartWorker(Effect, frozen=True, kw_only=True, tag="start_worker"):
-    """Start a worker; ends with ``WorkerReady`` or ``WorkerGone``. The lease is journalled before the act."""
+    """Start a worker; ends with ``WorkerReady`` or ``WorkerGone``. The lease is journalled before the act.
+
+    Like all orders to workers it has a number, which the fact that ends it may name. An order without an end is given
+    again with the same number: whoever carries it out looks how things are, and says so.
+    """
 
     model: str
     size: str
     devices: Demand
+    order: int = 0
 
 
 class StopWorker(Effect, frozen=True, kw_only=True, tag="stop_worker"):
@@ -197,6 +211,7 @@ class StopWorker(Effect, frozen=True, kw_only=True, tag="stop_worker"):
 
     model: str
     reason: str
+    order: int = 0
 
 
 class SleepWorker(Effect, frozen=True, kw_only=True, tag="sleep_worker"):
@@ -206,6 +221,7 @@ class SleepWorker(Effect, frozen=True, kw_only=True, tag="sleep_worker"):
     level: int
     devices: Demand
     reason: str
+    order: int = 0
 
 
 class WakeWorker(Effect, frozen=True, kw_only=True, tag="wake_worker"):
@@ -213,6 +229,7 @@ class WakeWorker(Effect, frozen=True, kw_only=True, tag="wake_worker"):
 
     model: str
     devices: Demand
+    order: int = 0
 
 
 class ResizeWorker(Effect, frozen=True, kw_only=True, tag="resize_worker"):
@@ -222,6 +239,7 @@ class ResizeWorker(Effect, frozen=True, kw_only=True, tag="resize_worker"):
     size: str
     devices: Demand
     reason: str
+    order: int = 0
 
 
 class AdmitRequest(Effect, frozen=True, kw_only=True, tag="admit_request"):

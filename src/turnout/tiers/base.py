@@ -6,7 +6,7 @@ to it (external, ollama). Either way it answers OpenAI's paths over HTTP, so an 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ from turnout.config.paths import Paths
 from turnout.config.schema import DeadlineSettings
 from turnout.core.clock import Clock
 from turnout.core.events import Emit
+from turnout.core.memory import Demand, Device, Model
 from turnout.core.words import PATHS, Origin, RequestKind, Target
 from turnout.tiers.transport import Deadlines, HttpResponse, Transport
 
@@ -35,10 +36,17 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         owns_process: Starting, stopping and restarting it is our business.
         loads_on_demand: A cold model is loaded by ``ready``.
+        takes_orders: It is a ``ManagedEngine``: its models need room on the devices, and the scheduler says when to
+            start and to stop them. Nothing is decided for other engines.
+        sleeps: It is a ``SleepingEngine`` too.
+        resizes: It is a ``ResizingEngine`` too.
     """
 
     owns_process: bool
     loads_on_demand: bool
+    takes_orders: bool = False
+    sleeps: bool = False
+    resizes: bool = False
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +65,36 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     deadlines: Deadlines
 
 
+class LiveWorker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker process that lives.
+
+    Attributes:
+        target: What it serves.
+        pid: Its process; its children count as itself.
+        devices: The bytes that it was started for.
+    """
+
+    target: str
+    pid: int
+    devices: Demand
+
+
+class Loader(Protocol):
+    """Whoever decides when there is room for a model: the scheduler."""
+
+    def wish(self, target: str) -> None:
+        """Have a target loaded when there is room, without waiting for it."""
+        ...
+
+    async def load(self, target: str) -> None:
+        """Return when a target is loaded.
+
+        Raises:
+            TurnoutError: It cannot be loaded, or not in time.
+        """
+        ...
+
+
 class EngineContext(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is given by the composition root.
 
@@ -68,6 +106,8 @@ class EngineContext(msgspec.Struct, frozen=True, kw_only=True):
         paths: Where files are.
         deadlines: The one table of deadlines.
         secret: Returns the value of an environment or ``.env`` variable, or None.
+        devices: What there is to place models on; empty where nobody shares anything.
+        loader: Decides when there is room; without one, a managed engine starts what it is wished for at once.
     """
 
     clock: Clock
@@ -77,6 +117,8 @@ class EngineContext(msgspec.Struct, frozen=True, kw_only=True):
     paths: Paths
     deadlines: DeadlineSettings
     secret: Callable[[str], str | None]
+    devices: Sequence[Device] = ()
+    loader: Loader | None = None
 
 
 class Engine(Protocol):
@@ -135,6 +177,57 @@ class Engine(Protocol):
         Raises:
             Broken: The engine could not be reached or gave no proper answer.
         """
+        ...
+
+
+class ManagedEngine(Engine, Protocol):
+    """An engine whose models need room on devices that are shared.
+
+    Orders return at once. Their ends are told as ``WorkerChanged``: a start ends in ``ready`` or ``failed``, a stop in
+    ``cold``; a worker that dies by itself is told as ``failed``, with the time after which another start makes sense.
+    Nothing starts without an order.
+    """
+
+    def models(self) -> tuple[Model, ...]:
+        """Return what each target wants of the devices; may change while it is cold."""
+        ...
+
+    def workers(self) -> tuple[LiveWorker, ...]:
+        """Return the processes that live now; also called from other threads."""
+        ...
+
+    def start(self, target: str, size: str, devices: Demand) -> None:
+        """Order a start; nothing happens if it runs or starts already.
+
+        Args:
+            target: Which.
+            size: A name of ``Model.sizes``.
+            devices: What it may use.
+        """
+        ...
+
+    def stop(self, target: str) -> None:
+        """Order an end, also of a start that is under way."""
+        ...
+
+
+class SleepingEngine(ManagedEngine, Protocol):
+    """A managed engine whose workers can sleep: told as ``asleep`` and ``ready``, or as what it was before."""
+
+    def sleep(self, target: str, level: int) -> None:
+        """Order a ready worker to sleep."""
+        ...
+
+    def wake(self, target: str) -> None:
+        """Order a sleeping worker to wake up."""
+        ...
+
+
+class ResizingEngine(ManagedEngine, Protocol):
+    """A managed engine whose workers can change their size while they run: told as ``ready``."""
+
+    def resize(self, target: str, size: str, devices: Demand) -> None:
+        """Order a ready worker to another size."""
         ...
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from typing import cast
 
+from turnout.core.memory import Model
 from turnout.core.snapshot import Snapshot
 from turnout.core.words import Target
-from turnout.tiers.base import Engine
+from turnout.tiers.base import Engine, LiveWorker, ManagedEngine
 
 REVIVAL_SECONDS = 1.0
 logger = logging.getLogger("turnout.fleet")
@@ -29,10 +31,34 @@ class Fleet:
         self._default = ""
         self._snapshot: Snapshot | None = None
         self._owners: dict[str, Engine] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._lives: dict[Engine, asyncio.Task[None]] = {}
 
     def add(self, engine: Engine) -> None:
-        """Take an engine in; the order of adding is the order of preference."""
+        """Take an engine in; the order of adding is the order of preference. In a living fleet it begins at once."""
         self._engines.append(engine)
+        self._begin(engine)
+        self.changed()
+
+    async def end(self, engine: Engine) -> None:
+        """End an engine's life, and then forget it: until then it holds what it holds."""
+        life = self._lives.pop(engine, None)
+        if life is not None:
+            life.cancel()
+            await asyncio.wait((life,))
+        if engine in self._engines:
+            self._engines.remove(engine)
+        self.changed()
+
+    def arrange(self, order: Iterable[Engine]) -> None:
+        """Put the engines into another order of preference; those that are not named come last."""
+        places = {engine: place for place, engine in enumerate(order)}
+        self._engines.sort(key=lambda engine: places.get(engine, len(places)))
+        self.changed()
+
+    def set_routes(self, aliases: dict[str, str], chains: dict[str, tuple[str, ...]]) -> None:
+        """Take other aliases and chains."""
+        self._aliases, self._chains = aliases, chains
         self.changed()
 
     def changed(self) -> None:
@@ -69,11 +95,37 @@ class Fleet:
         _ = self.snapshot
         return self._owners.get(target)
 
+    @property
+    def managed(self) -> Iterable[ManagedEngine]:
+        """The engines whose models need room on the devices."""
+        return (cast("ManagedEngine", engine) for engine in self._engines if engine.capabilities.takes_orders)
+
+    def models(self) -> dict[str, tuple[Model, ManagedEngine]]:
+        """Return every model that needs room, with its engine, by target; the first engine wins a name."""
+        found: dict[str, tuple[Model, ManagedEngine]] = {}
+        for engine in self.managed:
+            for model in engine.models():
+                found.setdefault(model.name, (model, engine))
+        return found
+
+    def workers(self) -> tuple[LiveWorker, ...]:
+        """Return every worker process of ours that lives; also called from other threads."""
+        return tuple(worker for engine in self.managed for worker in engine.workers())
+
     async def run(self) -> None:
         """Let every engine live until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for engine in self._engines:
-                tasks.create_task(self._keep_alive(engine), name=f"engine {engine.name}")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                for engine in self._engines:
+                    self._begin(engine)
+                await asyncio.Event().wait()  # engines come and go; the fleet stays
+        finally:
+            self._tasks = None
+
+    def _begin(self, engine: Engine) -> None:
+        if self._tasks is not None:
+            self._lives[engine] = self._tasks.create_task(self._keep_alive(engine), name=f"engine {engine.name}")
 
     async def _keep_alive(self, engine: Engine) -> None:
         while True:

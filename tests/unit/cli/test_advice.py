@@ -11,7 +11,7 @@ import pytest
 from support.samples import some_paths
 from turnout.config.loader import load_config
 from turnout.console.advice import FoundEngine, better_models
-from turnout.tiers.local.machine import Card
+from turnout.tiers.local.devices.nvml import Card
 from turnout.tiers.local.weights.source import parse_source
 from turnout.tiers.registry import decode_model
 

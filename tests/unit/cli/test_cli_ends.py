@@ -135,9 +135,10 @@ def test_every_command_takes_a_configuration_file(path: tuple[str, ...]) -> None
     command = command_at(path)
     options = {option for parameter in command.params for option in parameter.opts}  # type: ignore[attr-defined]
     assert "--config" in options
-    if path[0] in ("ps", "down", "run", "why", "doctor") or path in (("models",), ("models", "default")):
+    needs_daemon = (("models",), ("models", "default"), ("profile", "plan"))
+    if path[0] in ("ps", "down", "run", "why", "doctor", "lease") or path in needs_daemon:
         assert "--url" in options
-    if path not in (("down",), ("keys",), ("config",)):
+    if path not in (("down",), ("keys",), ("config",), ("profile",), ("lease",), ("lease", "run")):
         assert "--json" in options
 
 

@@ -23,7 +23,7 @@ from turnout.config.paths import find_paths
 from turnout.config.schema import Settings
 from turnout.core.clock import ManualClock
 from turnout.core.errors import SetupError
-from turnout.tiers.local import machine
+from turnout.tiers.local.devices import nvml
 from turnout.tiers.local.weights.source import PullProgress
 
 Captured = pytest.CaptureFixture[str]
@@ -241,7 +241,7 @@ def test_missing_weights_and_packages_are_warnings(
 
 
 def test_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = machine.Card(index=0, name="Card X", total_bytes=32 * 2**30, free_bytes=2**30, driver="590")
+    card = nvml.Card(index=0, name="Card X", total_bytes=32 * 2**30, free_bytes=2**30, driver="590")
     monkeypatch.setattr("turnout.cli.checkup.find_cards", lambda: ([card], ""))
     cards, findings = examine_cards()
     assert cards == [card]

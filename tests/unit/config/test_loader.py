@@ -37,9 +37,9 @@ def test_without_anything_the_defaults_and_the_auto_profile_hold(tmp_path: Path)
     assert loaded.settings.server.port == 8150
     assert set(loaded.settings.models) == {"orchestrator", "embedding"}
     assert loaded.where(("server", "port")) == "default"
-    assert loaded.where(("models", "orchestrator")) == "profile auto (built in:3)"
+    assert loaded.where(("models", "orchestrator")) == "profile auto (built in:4)"
     assert loaded.warnings == []
-    assert built_in_profiles() == ["auto", "cpu"]
+    assert built_in_profiles() == ["auto", "cpu", "creative", "dev", "elastic", "production"]
 
 
 def test_flag_beats_variable_beats_file_beats_profile_beats_default(tmp_path: Path) -> None:

@@ -18,13 +18,23 @@ from turnout.core.events import (
     DaemonStopping,
     DefaultChosen,
     Event,
+    JournalFailed,
+    LeaseEnded,
+    LeaseGranted,
     LoadProgressed,
+    OrderOverdue,
+    RequestAdmitted,
     RequestFinished,
+    RequestTurnedAway,
+    RequestWaiting,
     TracesDegraded,
     WorkerChanged,
     WorkerCrashed,
+    WorkerOrdered,
 )
+from turnout.core.memory import Lease
 
+LEASE = Lease(id="lease_1", devices={"host/gpu0": 16 << 30}, lease_class="job", holder="paint")
 EVERY: list[Event] = [
     DaemonReady(url="u", seconds=1.0),
     DaemonStopping(running_requests=1, drain_seconds=2.0),
@@ -37,6 +47,17 @@ EVERY: list[Event] = [
     DefaultChosen(target="t", reason="r"),
     RequestFinished(trace=a_trace()),
     TracesDegraded(reason="r", dropped=2),
+    WorkerOrdered(target="t", order="start", devices={"host/gpu0": 1 << 30}),
+    WorkerOrdered(target="t", order="stop", reason="room for x"),
+    OrderOverdue(target="t", order="stop", seconds=30),
+    RequestWaiting(ticket="1", target="t", priority="normal", position=2),
+    RequestWaiting(ticket="1", target="t", priority="normal", position=2, expected_wait_seconds=4),
+    RequestAdmitted(ticket="1", target="t", waited_seconds=1),
+    RequestTurnedAway(ticket="1", target="t", reason="deadline", message="too late", waited_seconds=1),
+    LeaseGranted(lease=LEASE, waited_seconds=3),
+    LeaseGranted(lease=LEASE, is_adopted=True),
+    LeaseEnded(lease=LEASE, reason="released"),
+    JournalFailed(reason="no space left"),
 ]
 
 
@@ -111,3 +132,23 @@ def test_a_log_that_cannot_be_written_is_no_trouble(tmp_path: Path) -> None:
 )
 def test_only_failures_of_ours_are_warnings(outcome: str, level: int) -> None:
     assert describe(RequestFinished(trace=a_trace(outcome=outcome)))[0] == level
+
+
+def test_who_holds_the_card_and_who_makes_room_is_told() -> None:
+    assert told(
+        WorkerOrdered(target="local/a", order="stop", reason="room for paint"),
+        LeaseGranted(lease=LEASE, waited_seconds=3.2),
+        LeaseGranted(lease=LEASE, is_adopted=True),
+        LeaseEnded(lease=LEASE, reason="its process is gone"),
+        JournalFailed(reason="no space left"),
+    ).splitlines() == [
+        "  local/a makes room: room for paint",
+        "  'paint' holds 16.0 GiB of host/gpu0 (lease_1, waited 3 s)",
+        "  'paint' goes on holding 16.0 GiB of host/gpu0 (lease_1)",
+        "  'paint' gave back 16.0 GiB of host/gpu0: its process is gone (lease_1)",
+        "  leases cannot be written down: no space left",
+    ]
+    assert (
+        told(WorkerOrdered(target="local/a", order="start"), RequestAdmitted(ticket="1", target="t", waited_seconds=1))
+        == ""
+    )

@@ -89,15 +89,20 @@ class ListSink:
     """Keeps what the caller would see; may stop taking it, or leave."""
 
     def __init__(self) -> None:
-        self.is_begun = False
+        self.is_begun = self.is_answering = False
+        self.told: list[str] = []
         self.attempts = 0
         self.data = b""
         self.served: Target | None = None
         self.is_finished = False
         self.failure: TurnoutError | None = None
 
-    async def begin(self, served: Target) -> None:
+    async def progress(self, text: str) -> None:
         self.is_begun = True
+        self.told.append(text)
+
+    async def begin(self, served: Target) -> None:
+        self.is_begun = self.is_answering = True
         self.served = served
 
     async def whole(self, served: Target, data: bytes) -> None:

@@ -21,13 +21,18 @@ class ListSink:
     """Keeps what the caller would see."""
 
     def __init__(self) -> None:
-        self.is_begun = False
+        self.is_begun = self.is_answering = False
+        self.told: list[str] = []
         self.attempts = 0
         self.data = b""
         self.is_finished = False
 
-    async def begin(self, served: Target) -> None:
+    async def progress(self, text: str) -> None:
         self.is_begun = True
+        self.told.append(text)
+
+    async def begin(self, served: Target) -> None:
+        self.is_begun = self.is_answering = True
 
     async def whole(self, served: Target, data: bytes) -> None:
         await self.begin(served)

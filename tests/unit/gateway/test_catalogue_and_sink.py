@@ -136,6 +136,46 @@ async def test_a_stream_that_ends_at_once_is_one_write() -> None:
     assert len(transport.writes) == 1
 
 
+async def test_where_the_head_came_before_the_route_was_known_its_facts_come_last() -> None:
+    async def story(out: OpenAiSink) -> None:
+        await out.progress("turnout: waiting for local/a, position 2")
+        assert (out.is_begun, out.is_answering) == (True, False)
+        await out.progress("turnout: waiting for local/a, position 1")
+        out.attempts = 3
+        await out.begin(a_target())
+        assert out.is_answering
+        await out.write(b"data: {}\n\n")
+        await out.finish(b"data: {}\n\ndata: [DONE]\n\n")
+
+    answer, _ = await told(story, selector="auto")
+
+    assert answer.status == 200
+    assert b"x-turnout-served-model" not in answer.headers
+    first, second, *events, end = answer.body.split(b"\n\n")
+    assert (first, second, end) == (
+        b": turnout: waiting for local/a, position 2", b": turnout: waiting for local/a, position 1", b""
+    )  # fmt: skip
+    assert events[:2] == [b"data: {}", b"data: {}"]
+    assert events[3:] == [b"data: [DONE]"]
+    facts = msgspec.json.decode(events[2].removeprefix(b"data: "))
+    assert (facts["choices"], facts["object"]) == ([], "chat.completion.chunk")
+    assert facts["turnout"] == {
+        "request_id": "req_1", "requested_model": "auto", "served_model": a_target().name, "tier": "local",
+        "attempts": 3, "effort": None, "cost_usd": 0,
+    }  # fmt: skip
+
+
+async def test_who_waited_and_gets_nothing_gets_an_error_in_the_stream() -> None:
+    async def story(out: OpenAiSink) -> None:
+        await out.progress("turnout: waiting")
+        await out.fail(CutOff("gone"))
+
+    answer, _ = await told(story)
+    assert answer.status == 200
+    assert answer.body.startswith(b': turnout: waiting\n\ndata: {"error"')
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+
+
 async def test_a_whole_answer_is_json_and_ends() -> None:
     async def story(out: OpenAiSink) -> None:
         await out.whole(a_target(), b"{}")

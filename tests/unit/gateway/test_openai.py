@@ -274,9 +274,11 @@ def wishes(**headers: str) -> RequestHeaders:
 
 
 def test_wishes_are_read_from_the_headers() -> None:
-    found = wishes(**{"effort": " 7 ", "privacy": "no-frontier", "deadline-ms": "1500", "session": "anything"})
+    found = wishes(**{"effort": " 7 ", "privacy": "no-frontier", "deadline-ms": "1500", "unheard-of": "anything"})
     assert found == RequestHeaders(effort=7, privacy="no-frontier", deadline_seconds=1.5)
-    assert wishes() == RequestHeaders()
+    found = wishes(priority="interactive", session="chat 1", progress="true")
+    assert found == RequestHeaders(priority="interactive", session="chat 1", progress=True)
+    assert wishes(progress="false") == wishes() == RequestHeaders()
 
 
 @pytest.mark.parametrize(
@@ -298,6 +300,13 @@ def test_wishes_are_read_from_the_headers() -> None:
         ("deadline-ms", "soon"),
         ("deadline-ms", "1e3"),
         ("deadline-ms", "9" * 5000),
+        ("priority", "urgent"),
+        ("priority", ""),
+        ("session", ""),
+        ("session", "x" * 201),
+        ("session", "é"),
+        ("progress", "yes"),
+        ("progress", ""),
     ],
 )
 def test_a_wish_that_makes_no_sense_is_refused(name: str, value: str) -> None:

@@ -116,7 +116,7 @@ def test_an_entry_is_decoded_by_its_engine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message", "hint"),
     [
-        ("{}", "turnout.yaml:2: models.m: 'engine' is missing", "one of: external, llamacpp"),
+        ("{}", "turnout.yaml:2: models.m: 'engine' is missing", "one of: external, llama-server, llamacpp"),
         ("{engine: 3}", "turnout.yaml:2: models.m: 'engine' is missing", ""),
         (
             "{engine: simulatd}",
@@ -150,3 +150,24 @@ def test_a_wrong_entry_names_file_line_and_path(tmp_path: Path, entry: str, mess
         decode(tmp_path, f"models:\n  m: {entry}\n")
     assert raised.value.message.partition(str(some_paths(tmp_path).config_dir) + "/")[2].startswith(message)
     assert hint in raised.value.hint
+
+
+async def test_engines_come_and_go_while_the_fleet_lives(tmp_path: Path) -> None:
+    one, two = ListEngine(tmp_path, "one", "local/a"), ListEngine(tmp_path, "two", "local/b")
+    fleet = fleet_of(one)
+    life = asyncio.get_running_loop().create_task(fleet.run())
+    await one.wait_known()
+    fleet.add(two)
+    await two.wait_known()
+    fleet.arrange([two])
+    assert list(fleet.engines) == [two, one]
+    fleet.set_routes({}, {"reasoning": ("local/b",)})
+    assert (fleet.snapshot.aliases, fleet.snapshot.chains) == ({}, {"reasoning": ("local/b",)})
+    await fleet.end(one)
+    assert list(fleet.snapshot.targets) == ["local/b"]
+    await fleet.end(one)
+    await fleet.end(two)
+    await asyncio.sleep(0)
+    assert not life.done(), "an empty fleet lives on"
+    life.cancel()
+    await asyncio.wait([life])

@@ -10,14 +10,19 @@ import msgspec
 from msgspec import Meta
 
 from turnout.core.errors import SetupError
+from turnout.core.memory import Demand
 from turnout.core.words import Capability, Origin, Target
 from turnout.tiers.base import EngineContext, ModelSettings
+from turnout.tiers.local.llamacpp.footprint import footprint_bytes, read_shape
 from turnout.tiers.local.llamacpp.spec import LlamaCppSpec
+from turnout.tiers.local.placement import PlacedSettings, in_memory
 from turnout.tiers.local.process import ProcessEngine
-from turnout.tiers.local.weights.source import locate, parse_source
+from turnout.tiers.local.weights.source import WeightsFile, locate, parse_source
+
+LOAD_BYTES_PER_SECOND = 1e9
 
 
-class LlamaCppSettings(ModelSettings, frozen=True, kw_only=True):
+class LlamaCppSettings(PlacedSettings, frozen=True, kw_only=True):
     """Settings of a GGUF model."""
 
     source: Annotated[str, Meta(description="`package:NAME`, `hf:OWNER/NAME[/FILE.gguf]` or `file:PATH`.")]
@@ -48,7 +53,33 @@ class LlamaCppEngine(ProcessEngine):
     ) -> None:
         super().__init__(name, settings, context, origin)
         self._source = parse_source(settings.source)
-        self._file = locate(self._source, context.paths.data_dir)
+        self._file: WeightsFile | None = None
+        self._footprint_bytes = 0
+        self._find()
+
+    def demand(self) -> Demand:
+        """Return its footprint as footprint.py tells it; nothing before the weights are here."""
+        return in_memory(self.settings, self.context.devices, self._footprint_bytes)
+
+    @property
+    def load_seconds(self) -> float:
+        """At the speed of a plain SSD; weights that the system has in its cache come faster."""
+        return 0.5 + (self._file.bytes / LOAD_BYTES_PER_SECOND if self._file else 0.0)
+
+    @property
+    def slots(self) -> int:
+        """As configured."""
+        return self.settings.slots
+
+    def _find(self) -> None:
+        """Look for the weights."""
+        file = locate(self._source, self.context.paths.data_dir)
+        if file == self._file:
+            return
+        self._file, self._footprint_bytes = file, 0
+        if file is not None:
+            tokens = self.settings.context_tokens * self.settings.slots
+            self._footprint_bytes = footprint_bytes(file.bytes, read_shape(file.path), tokens)
 
     def spec(self, key: str) -> LlamaCppSpec:
         """Return the worker's spec.
@@ -58,7 +89,8 @@ class LlamaCppEngine(ProcessEngine):
         """
         if importlib.util.find_spec("xllamacpp") is None:
             raise SetupError("the package xllamacpp is not installed", hint="pip install 'turnout[embedded]'")
-        file = self._file = locate(self._source, self.context.paths.data_dir)
+        self._find()
+        file = self._file
         if file is None:
             raise SetupError(
                 f"the weights {self.settings.source!r} are not on this machine",

