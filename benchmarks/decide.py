@@ -44,7 +44,7 @@ def models() -> list[Model]:
                 sizes=tuple(sizes),
                 preferred_size=len(sizes) - 1,
                 lease_class=lease_class,
-                slots=1 + number % 4,
+                slots=4 + number % 5,
                 queue_limit=WAITING,
                 sleep_levels=levels,
                 min_residency_seconds=5,
@@ -104,7 +104,7 @@ class Load:
     def measure(self) -> m.Measured:
         """Return a measurement: what is granted, and sometimes a game."""
         granted = self.decider.view(self.now).devices[0].granted_bytes
-        return m.Measured(device=GPU, used_bytes=granted + self.random.choice([0, 0, 0, 4]) * GIB)
+        return m.Measured(device=GPU, used_bytes=granted + self.random.choice([0] * 19 + [4]) * GIB)
 
     def decide(self, fact: m.Fact) -> None:
         """Let one fact be decided, measured, and have its effects end in due time."""

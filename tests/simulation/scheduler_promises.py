@@ -140,7 +140,7 @@ class Promises:
         fact = waiting.fact
         assert isinstance(fact, m.LeaseAsked)
         world.leases[effect.id] = fact.lease, world.now + effect.ttl_seconds, world.now + HOLD_MOST_SECONDS
-        self._fits(fact.lease.devices, f"{effect}")
+        self._fits(effect.id, {}, fact.lease.devices, f"{effect}")
 
     def _end_lease(self, effect: m.EndLease, adopts: str) -> None:
         world = self.world
@@ -183,8 +183,7 @@ class Promises:
                 place.after, place.held = effect.devices, larger(place.held, effect.devices)
         place.order, place.number, place.ordered_at, place.is_silent = effect, effect.order, world.now, False
         place.asked_at = world.now
-        more = {device: amount for device, amount in place.held.items() if amount > before.get(device, 0)}
-        self._fits(more, f"{effect}")
+        self._fits(name, before, place.held, f"{effect}")
 
     def _may_be_moved(self, effect: m.StopWorker | m.SleepWorker | m.ResizeWorker, place: Place) -> None:
         world = self.world
@@ -210,19 +209,25 @@ class Promises:
         size = self.world.places[name].size
         return next((other.quality for other in self.world.models[name].sizes if other.name == size), 0)
 
-    def _fits(self, more: Demand, words: str) -> None:
-        """Whoever was just written down fits: by the book, and by what was measured last."""
-        for id_ in more:
+    def _fits(self, name: str, before: Demand, after: Demand, words: str) -> None:
+        """What a holder has been given fits: by the book, and by what was measured last, before it was given."""
+        for id_, amount in after.items():
+            more = amount - before.get(id_, 0)
+            if more <= 0:
+                continue
             device = self.world.devices[id_]
             capacity = device.total_bytes - device.headroom_bytes
             held = self._held(id_)
             self.check(sum(held.values()) <= capacity, "granted", f"{words}: {in_gib(held)} on {id_}")
             reading, at = self.world.readings.get(id_, (None, 0.0))
-            if reading is not None and self.world.now - at <= SETTINGS.reading_seconds:
-                use = sum(max(amount, reading.by_holder.get(name, 0)) for name, amount in held.items())
-                known = sum(reading.by_holder.get(name, amount) for name, amount in held.items())
+            if reading is not None and self.world.now < at + SETTINGS.reading_seconds:
+                held = {other: bytes_ for other, bytes_ in held.items() if other != name}
+                if id_ in before:
+                    held[name] = before[id_]
+                use = sum(max(bytes_, reading.by_holder.get(other, 0)) for other, bytes_ in held.items())
+                known = sum(reading.by_holder.get(other, bytes_) for other, bytes_ in held.items())
                 nobody = max(0, reading.used_bytes - known)
-                self.check(use + nobody <= capacity, "measured", f"{words}: {in_gib(held)} and {reading}")
+                self.check(use + nobody + more <= capacity, "measured", f"{words}: {in_gib(held)} and {reading}")
 
     def _held(self, device: str) -> Demand:
         held = {name: place.held[device] for name, place in self.world.places.items() if place.held.get(device)}
@@ -298,11 +303,13 @@ def bound_of_age(priority: Priority) -> float:
 
 def wait_bound(waiting: Waiting) -> float:
     """How long anybody waits at most, by the formula of scheduler/design.md, without faults."""
-    claims = len(models()) + 3 * CALLERS * 3
-    one_turn = 10.0 + max(RUN_MOST_SECONDS, HOLD_MOST_SECONDS) + 2 * RUN_MOST_SECONDS
-    slots = 1
-    turns = -(-2 * 3 * CALLERS * (waiting.ahead + 1) // slots)
-    return bound_of_age(waiting.priority) + turns * claims * one_turn
+    lanes = 3 * CALLERS
+    claims = len(models()) + 3 * lanes
+    residency = evicted = started = RUN_MOST_SECONDS  # no order takes longer
+    held = max(RUN_MOST_SECONDS, HOLD_MOST_SECONDS)
+    patience = SETTINGS.patience_steps * SETTINGS.aging_seconds
+    turns = 2 * lanes * (waiting.ahead + 1)  # of one slot
+    return bound_of_age(waiting.priority) + turns * claims * (patience + residency + held + 2 * evicted + 2 * started)
 
 
 def larger(one: Demand, other: Demand) -> Demand:

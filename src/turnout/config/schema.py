@@ -156,9 +156,10 @@ class SchedulerSettings(Section, frozen=True, kw_only=True):
             ge=0,
             description="An idle model that other callers use often is left where it is until those who want its room "
             "have waited for as long as moving it would cost those callers, and at most for this many times as long "
-            "as it takes to get it back. 0 moves it at once.",
+            "as it takes to get it back (4 times that for lower priorities, 16 times for jobs and leases). 0 moves it "
+            "at once.",
         ),
-    ] = 0.0
+    ] = 0.5
     patience_steps: Annotated[
         float,
         Meta(
@@ -166,7 +167,7 @@ class SchedulerSettings(Section, frozen=True, kw_only=True):
             description="For so many steps of age after its bound a waiter still lets busy models finish rather than "
             "have an idle one moved that others use often.",
         ),
-    ] = 2.0
+    ] = 1.0
     starts_at_once_per_device: Annotated[
         Count,
         Meta(

@@ -75,6 +75,13 @@ class Claim:
         self.is_impatient = False
 
     @property
+    def is_job(self) -> bool:
+        """Whether it is for a job: a program or a model that works for long at one thing."""
+        if isinstance(self.owner, Worker):
+            return self.owner.model.lease_class == "job"
+        return not self.is_voice
+
+    @property
     def is_overdue(self) -> bool:
         """Whether it has waited to its bound: it may make busy workers give way."""
         return self.level == OVERDUE
@@ -114,11 +121,22 @@ def claims_of(state: State, now: float) -> list[Claim]:
         state: Everything.
         now: Monotonic seconds.
     """
-    claims = [
-        claim
-        for worker in state.workers.values()
-        if worker.waiting and worker.phase not in MOVING and (claim := _claim_of(state, worker, now)) is not None
-    ]
+    claims: list[Claim] = []
+    for worker in state.workers.values():
+        if not worker.waiting or worker.phase in MOVING:
+            continue
+        claim = worker.start_claim
+        if claim is not None and worker.phase == "cold" and worker.retry_at <= now:
+            line = worker.lines[0]  # the usual case, and most of the work where many models are waited for
+            line.age(now)
+            level, since, better_at = line.standing()
+            if now < better_at < state.look_at:
+                state.look_at = better_at
+            claim.level, claim.served_at = level, worker.left_at
+            claim.since = max(since, worker.left_at)
+            claims.append(claim)
+        elif (claim := _claim_of(state, worker, now)) is not None:
+            claims.append(claim)
     for line in state.lease_lines.values():
         if line:
             line.age(now)
@@ -152,6 +170,7 @@ def _claim_of(state: State, worker: Worker, now: float) -> Claim | None:
         if claim is None:
             claim = state.start_claims[worker.name, need] = _start_claim(state, worker, need)
         claim.level, claim.since, claim.served_at = level, since, worker.left_at
+        worker.start_claim = claim if len(worker.lines) == 1 else None
         return claim
     claim = Claim(worker.holder, "start", worker, level, since)
     claim.served_at = worker.left_at

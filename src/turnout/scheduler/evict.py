@@ -1,13 +1,13 @@
 """Whom to move so that there is room, at the least price. Pure.
 
-The price of a move is (seconds to get the worker back) x (chance that it is wanted again soon); whoever asks works it
-out. Few candidates are searched exactly: depth first, pruned by the fractional relaxation of the account that lacks
+The price of a move is (seconds to get the worker back) x (how often it is likely to be wanted soon); whoever asks works
+it out. Few candidates are searched exactly: depth first, pruned by the fractional relaxation of the account that lacks
 most. More are taken greedily by price per useful byte. Either way nothing is moved that is not needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -63,20 +63,38 @@ def choose(need: Demand, spare: Demand, candidates: Sequence[Candidate]) -> list
     """
     if not need:
         return []
-    accounts = dict.fromkeys(need)
-    for candidate in candidates:
-        for option in candidate.options:
-            accounts.update(dict.fromkeys(account for account, gain in option.gain.items() if gain < 0))
-    problem = _Problem([need.get(account, -spare.get(account, 0)) for account in accounts])
-    names = [
-        candidate.name
-        for candidate in candidates
-        if problem.add([_Way(option, [option.gain.get(a, 0) for a in accounts]) for option in candidate.options])
-    ]
+    problem = _Problem(_lacking(need, spare, candidates))
+    names = [candidate.name for candidate in candidates if problem.add(candidate.options)]
     picks = problem.solve()
     if picks is None:
         return None
     return [(name, way.option) for name, way in zip(names, picks, strict=True) if way is not None]
+
+
+def _lacking(need: Demand, spare: Demand, candidates: Sequence[Candidate]) -> Demand:
+    """Return what is lacking, below 0 for what is spare, on the accounts that matter.
+
+    Spare room matters only if there is less than all candidates might want of it together. An account on which all
+    gains and the need are the same as on another one (a card, and the same card beside the room for voice) is left out.
+    """
+    wanted: Demand = {}
+    for candidate in candidates:
+        worst: Demand = {}
+        for option in candidate.options:
+            for account, gain in option.gain.items():
+                if gain < 0 and account not in need:
+                    worst[account] = max(worst.get(account, 0), -gain)
+        for account, amount in worst.items():
+            wanted[account] = wanted.get(account, 0) + amount
+    columns: dict[tuple[int, ...], str] = {}
+    for account, amount in need.items():
+        gains = [option.gain.get(account, 0) for candidate in candidates for option in candidate.options]
+        columns.setdefault((amount, *gains), account)
+    lacking = {account: need[account] for account in columns.values()}
+    for account, amount in wanted.items():
+        if spare.get(account, 0) < amount:
+            lacking[account] = -spare.get(account, 0)
+    return lacking
 
 
 class _Way:
@@ -84,7 +102,7 @@ class _Way:
 
     __slots__ = ("gains", "option", "price")
 
-    def __init__(self, option: Option, gains: list[int]) -> None:
+    def __init__(self, option: Option, gains: tuple[int, ...]) -> None:
         self.option = option
         self.gains = gains
         self.price = option.price
@@ -94,26 +112,28 @@ _Picks = list[_Way | None]
 
 
 class _Problem:
-    """Cover ``lacking`` (below 0: room that may be used up) by at most one way of each row."""
+    """Cover what is lacking (below 0: room that may be used up) by at most one way of each row."""
 
-    def __init__(self, lacking: list[int]) -> None:
-        self.lacking = lacking
+    def __init__(self, lacking: Demand) -> None:
+        self.accounts = tuple(lacking)
+        self.lacking = tuple(lacking.values())
         self.rows: list[list[_Way]] = []
 
-    def add(self, ways: list[_Way]) -> bool:
+    def add(self, options: Sequence[Option]) -> bool:
         """Take a candidate in, cheapest way first, without those that gain nothing more; return whether any is left."""
         row: list[_Way] = []
-        for way in sorted(ways, key=lambda way: way.price):
-            is_dearer_for_nothing = any(
-                all(mine <= other for mine, other in zip(way.gains, kept.gains, strict=True)) for kept in row
-            )
-            if not is_dearer_for_nothing and any(gain > 0 for gain in way.gains):
-                row.append(way)
+        for option in sorted(options, key=_price):
+            gains = tuple([option.gain.get(account, 0) for account in self.accounts])
+            if max(gains) > 0 and not any(_is_no_better(gains, kept.gains) for kept in row):
+                row.append(_Way(option, gains))
         if row:
             self.rows.append(row)
         return bool(row)
 
     def solve(self) -> _Picks | None:
+        if len(self.rows) == 1:
+            alone: Iterator[_Picks] = ([way] for way in self.rows[0])
+            return next((picks for picks in alone if self.covers(picks)), None)
         for index, lack in enumerate(self.lacking):
             if lack > 0 and sum(max(0, *(way.gains[index] for way in row), 0) for row in self.rows) < lack:
                 return None
@@ -123,34 +143,34 @@ class _Problem:
         return picks
 
     def covers(self, picks: _Picks) -> bool:
-        rest = list(self.lacking)
-        for way in picks:
-            if way is not None:
-                rest = [lack - gain for lack, gain in zip(rest, way.gains, strict=True)]
-        return all(lack <= 0 for lack in rest)
+        taken = [way.gains for way in picks if way is not None]
+        return all(lack <= sum([gains[index] for gains in taken]) for index, lack in enumerate(self.lacking))
 
     def greedy(self) -> _Picks | None:
         picks: _Picks = [None] * len(self.rows)
-        rest = list(self.lacking)
-        while any(lack > 0 for lack in rest):
+        rest = self.lacking
+        while max(rest) > 0:
             step = self._best_step(picks, rest)
             if step is None:
                 return None
             place, way, more = step
             picks[place] = way
-            rest = [lack - gain for lack, gain in zip(rest, more, strict=True)]
+            rest = _minus(rest, more)
         return self._without_superfluous(picks)
 
-    def _best_step(self, picks: _Picks, rest: list[int]) -> tuple[int, _Way, list[int]] | None:
-        best: tuple[int, _Way, list[int]] | None = None
+    def _best_step(self, picks: _Picks, rest: tuple[int, ...]) -> tuple[int, _Way, tuple[int, ...]] | None:
+        best: tuple[int, _Way, tuple[int, ...]] | None = None
         best_price = float("inf")
         for place, row in enumerate(self.rows):
             taken = picks[place]
             for way in row:
                 if taken is not None and way.price <= taken.price:
                     continue  # only upwards, or it might go round in circles
-                more = way.gains if taken is None else [a - b for a, b in zip(way.gains, taken.gains, strict=True)]
-                useful = sum(min(gain, lack) for gain, lack in zip(more, rest, strict=True) if gain > 0 and lack > 0)
+                more = way.gains if taken is None else _minus(way.gains, taken.gains)
+                useful = 0
+                for gain, lack in zip(more, rest, strict=True):
+                    if gain > 0 and lack > 0:
+                        useful += min(gain, lack)
                 if useful <= 0:
                     continue
                 price = (way.price - (taken.price if taken else 0.0)) / useful
@@ -159,17 +179,22 @@ class _Problem:
         return best
 
     def _without_superfluous(self, picks: _Picks) -> _Picks:
+        """Put back what is not needed, the dearest first, until nothing is: one may have needed another."""
+        while (lighter := self._lighter(picks)) is not None:
+            picks = lighter
+        return picks
+
+    def _lighter(self, picks: _Picks) -> _Picks | None:
         taken = [(way.price, -place) for place, way in enumerate(picks) if way is not None]
         for _, minus_place in sorted(taken, reverse=True):
             place = -minus_place
-            for lighter in [None, *self.rows[place]]:
-                if lighter is picks[place]:
+            for instead in [None, *self.rows[place]]:
+                if instead is picks[place]:
                     break
-                trial = [*picks[:place], lighter, *picks[place + 1 :]]
+                trial = [*picks[:place], instead, *picks[place + 1 :]]
                 if self.covers(trial):
-                    picks = trial
-                    break
-        return picks
+                    return trial
+        return None
 
 
 class _Search:
@@ -177,59 +202,80 @@ class _Search:
 
     def __init__(self, problem: _Problem, start: _Picks | None) -> None:
         self.best = start
-        self.best_price = float("inf") if start is None else sum(way.price for way in start if way)
+        self.best_price = float("inf") if start is None else sum([way.price for way in start if way])
         self.steps = 0
-        self.problem = problem
-        self.main = max(range(len(problem.lacking)), key=lambda index: problem.lacking[index])
-        ratio = [self._ratio(row) for row in problem.rows]
-        self.order = sorted(range(len(problem.rows)), key=lambda place: ratio[place])
-        self.ratios = [ratio[place] for place in self.order]
-        most = [
-            [max(0, *(way.gains[i] for way in row), 0) for i in range(len(problem.lacking))] for row in problem.rows
+        self.lacking = problem.lacking
+        main = self.main = max(range(len(problem.lacking)), key=problem.lacking.__getitem__)
+        ratios = [
+            min((way.price / way.gains[main] for way in row if way.gains[main] > 0), default=float("inf"))
+            for row in problem.rows
         ]
-        self.most = [most[place] for place in self.order]
-        self.left = [[0] * len(problem.lacking)]  # what all rows from here on can free together
-        for gains in reversed(self.most):
-            self.left.append([a + b for a, b in zip(self.left[-1], gains, strict=True)])
-        self.left.reverse()
-        self.picks: _Picks = [None] * len(problem.rows)
+        self.order = sorted(range(len(ratios)), key=ratios.__getitem__)
+        self.rows = [problem.rows[place] for place in self.order]
+        self.ratios = [ratios[place] for place in self.order]
+        accounts = range(len(problem.lacking))
+        most = [tuple([max(0, *(way.gains[i] for way in row), 0) for i in accounts]) for row in self.rows]
+        self.most_of_main = [gains[main] for gains in most]
+        left = [tuple([0] * len(problem.lacking))]  # what all rows from here on can free together
+        for gains in reversed(most):
+            left.append(tuple([a + b for a, b in zip(left[-1], gains, strict=True)]))
+        self.left = left[::-1]
+        self.picks: _Picks = [None] * len(self.rows)
 
     def run(self) -> _Picks | None:
-        self._descend(0, list(self.problem.lacking), 0.0)
+        self._descend(0, self.lacking, 0.0)
         return self.best
 
-    def _ratio(self, row: list[_Way]) -> float:
-        return min((way.price / way.gains[self.main] for way in row if way.gains[self.main] > 0), default=float("inf"))
-
-    def _descend(self, depth: int, rest: list[int], price: float) -> None:
+    def _descend(self, depth: int, rest: tuple[int, ...], price: float) -> None:
         self.steps += 1
         if self.steps > MOST_STEPS:
             return
-        if all(lack <= 0 for lack in rest):
+        if max(rest) <= 0:
             if price < self.best_price:
-                self.best, self.best_price = list(self.picks), price
+                best: _Picks = [None] * len(self.picks)
+                for place, way in zip(self.order, self.picks, strict=True):
+                    best[place] = way
+                self.best, self.best_price = best, price
             return
-        if depth == len(self.order) or any(lack > most for lack, most in zip(rest, self.left[depth], strict=True)):
+        if depth == len(self.rows) or any(lack > most for lack, most in zip(rest, self.left[depth], strict=True)):
             return
-        if price + self._at_least(depth, rest[self.main]) >= self.best_price:
+        if price + self._at_least(depth, rest[self.main], self.best_price - price) >= self.best_price:
             return
-        place = self.order[depth]
-        for way in self.problem.rows[place]:
-            self.picks[place] = way
-            self._descend(
-                depth + 1, [lack - gain for lack, gain in zip(rest, way.gains, strict=True)], price + way.price
-            )
-        self.picks[place] = None
+        for way in self.rows[depth]:
+            if price + way.price < self.best_price:
+                self.picks[depth] = way
+                self._descend(depth + 1, _minus(rest, way.gains), price + way.price)
+        self.picks[depth] = None
         self._descend(depth + 1, rest, price)
 
-    def _at_least(self, depth: int, lack: int) -> float:
-        """Return the price if everything could be moved by the byte: never more than the real one."""
+    def _at_least(self, depth: int, lack: int, enough: float) -> float:
+        """Return the price if everything could be moved by the byte: never more than the real one.
+
+        Args:
+            depth: Of the first row that is not decided.
+            lack: Bytes of the main account.
+            enough: It need not be worked out beyond this.
+        """
         price = 0.0
-        for index in range(depth, len(self.order)):
-            if lack <= 0:
+        for index in range(depth, len(self.rows)):
+            if lack <= 0 or price >= enough:
                 break
-            gain = self.most[index][self.main]
+            gain = self.most_of_main[index]
             if gain > 0:
                 price += self.ratios[index] * min(gain, lack)
                 lack -= gain
         return price
+
+
+def _minus(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    if len(one) == 1:
+        return (one[0] - other[0],)
+    return tuple([a - b for a, b in zip(one, other, strict=True)])
+
+
+def _is_no_better(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True))
+
+
+def _price(option: Option) -> float:
+    return option.price

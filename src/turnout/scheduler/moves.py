@@ -5,6 +5,7 @@ from __future__ import annotations
 from turnout.core.memory import Demand
 from turnout.scheduler.claims import Claim
 from turnout.scheduler.evict import Candidate, Choice, Move, Option, choose
+from turnout.scheduler.intent import KnownPlan
 from turnout.scheduler.pool import Holder
 from turnout.scheduler.reserve import Reserve
 from turnout.scheduler.state import State
@@ -12,10 +13,10 @@ from turnout.scheduler.worker import CLOSED, STARTING, Worker
 
 LEAST_USES = 0.01
 """Even who was never asked for may be: among the unwanted, the cheapest to get back goes first."""
+KNOWN_SECONDS = 2.0
+"""For so long a plan may be used again: prices change slowly."""
 LEAST_WAIT_SECONDS = 1.0
-LEAST_WAIT_SECONDS = 1.0
-ABSENCE = 2.0
-"""A worker that was moved is away for so many times as long as it takes to get it back."""
+"""Whoever has work is waited for that long at least."""
 STICKY = 0.01
 """Factor on the price of a worker that already drains for the same claim: a drain goes on until it has ended."""
 
@@ -48,6 +49,7 @@ class Movable:
         self._most_idle = self._sum([worker for worker in self._workers if not worker.running])
         self.most = self._sum(self._workers)
         self.most_now = self._sum([worker for worker in self._workers if worker.name not in self._least_time])
+        self._idle_candidates: dict[str, Candidate] = {}
         self.served: set[str] = set()
         self.drained_for: dict[str, Holder | None] = {}
 
@@ -61,8 +63,45 @@ class Movable:
         """
         if not by_use and not covers(self._most_idle, need):
             return None
+        if not by_use and (known := self._known_plan(claim, need)) is not None:
+            return known
         idle = [worker for worker in self.others(claim) if not self._has_work(worker, claim)]
-        return self._choose(claim, need, [worker for worker in idle if not self.is_protected(worker, claim)], by_use)
+        free_to_go = [worker for worker in idle if not self.is_protected(worker, claim)]
+        plan = self._choose(claim, need, free_to_go, by_use)
+        if plan is not None and not by_use:
+            names = frozenset([worker.name for worker in free_to_go])
+            claim.owner.plan = KnownPlan(need, plan, names, claim.level, self._now + KNOWN_SECONDS)
+        return plan
+
+    def _known_plan(self, claim: Claim, need: Demand) -> list[Choice] | None:
+        """Return the plan of the last round if it is still the cheapest one: those in it are there, and whoever has
+        become idle since is dearer alone than all of it.
+        """
+        known = claim.owner.plan
+        claim.owner.plan = None
+        if known is None or known.need != need or known.level != claim.level or self._now >= known.until:
+            return None
+        for name, option in known.plan:
+            worker = self._state.workers.get(name)
+            if worker is None or not self._is_free_to_go(worker, claim) or not worker.can(option.move):
+                return None
+        price = sum([option.price for _, option in known.plan])
+        for worker in self._workers:
+            if worker.name not in known.among and self._is_free_to_go(worker, claim):
+                options = self.candidate(worker, claim, by_use=False).options
+                if min([option.price for option in options]) < price:
+                    return None
+        claim.owner.plan = known
+        return known.plan
+
+    def _is_free_to_go(self, worker: Worker, claim: Claim) -> bool:
+        return (
+            worker.phase in {"ready", "asleep"}
+            and worker is not claim.owner
+            and not (worker.waiting and worker.name in self.served)
+            and not self._has_work(worker, claim)
+            and not self.is_protected(worker, claim)
+        )
 
     def plan_to_drain(self, claim: Claim, need: Demand, *, by_use: bool = False) -> list[str] | None:
         """Return which workers should admit nobody any more and make way, or None if that would not do.
@@ -148,11 +187,13 @@ class Movable:
         A price is what is likely to be waited later: by those who want the worker back, and by those who wait for the
         room until it has finished what it does.
         """
-        now = self._now
+        now, waits = self._now, self.wait_for(worker, claim)
+        if waits <= 0 and not by_use and worker.name in self._idle_candidates:
+            return self._idle_candidates[worker.name]
         requests = worker.interest.requests_within(self._state.settings.reuse_seconds, now)
         uses = worker.waiting + max(LEAST_USES, requests)
         factor, extra = 1.0, 0.0
-        if (waits := self.wait_for(worker, claim)) > 0:
+        if waits > 0:
             extra = claim.cost_of_waiting(waits, now)
             factor = STICKY if self.drained_for.get(worker.name) == claim.holder else 1.0
         options: list[Option] = []
@@ -173,7 +214,10 @@ class Movable:
             for index, level in enumerate(() if worker.cannot_sleep else worker.model.sleep_levels):
                 offer("sleep", index, level.devices, worker.wake_seconds(index))
             offer("stop", 0, {}, worker.load_seconds())
-        return Candidate(worker.name, tuple(options))
+        made = Candidate(worker.name, tuple(options))
+        if waits <= 0 and not by_use:
+            self._idle_candidates[worker.name] = made  # the same for every claim
+        return made
 
 
 def covers(have: Demand, need: Demand) -> bool:

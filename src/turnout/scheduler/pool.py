@@ -120,7 +120,7 @@ class Pool:
     def reading(self, device: str, now: float) -> Measured | None:
         """Return the last measurement of a device, if it still counts."""
         found = self._readings.get(device)
-        if found is None or now - found[1] > self._reading_seconds:
+        if found is None or now >= found[1] + self._reading_seconds:  # the same sum as in reading_ends_at
             return None
         return found[0]
 

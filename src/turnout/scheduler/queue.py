@@ -9,6 +9,8 @@ from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from turnout.scheduler.intent import KnownPlan, Patience
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -37,7 +39,20 @@ class Waiter:
         short_since: Since when only measured memory is in its way (leases; a model's waiters share their worker's).
     """
 
-    __slots__ = ("fact", "id", "lane", "level", "level_since", "line", "priority", "short_since", "since", "until")
+    __slots__ = (
+        "fact",
+        "id",
+        "lane",
+        "level",
+        "level_since",
+        "line",
+        "patience",
+        "plan",
+        "priority",
+        "short_since",
+        "since",
+        "until",
+    )
 
     def __init__(
         self,
@@ -60,6 +75,8 @@ class Waiter:
         self.level_since = since
         self.line = line
         self.short_since: float | None = None
+        self.patience: Patience | None = None
+        self.plan: KnownPlan | None = None
 
 
 class Lane:

@@ -15,6 +15,7 @@ class Reserve:
 
     Attributes:
         coming: What orders under way will free, by account.
+        changes: Counts how often room was kept from everybody.
     """
 
     def __init__(self, pool: Pool, now: float) -> None:
@@ -23,6 +24,7 @@ class Reserve:
         self._kept: Demand = {}
         self._kept_from_fixed: Demand = {}
         self.coming: Demand = {}
+        self.changes = 0
 
     def fits(self, charge: Demand, *, is_fixed: bool) -> bool:
         """Whether there is room now, by the book and as far as anybody has measured."""
@@ -73,6 +75,7 @@ class Reserve:
             from_all: False keeps it only from those who could not be moved again.
         """
         kept = self._kept if from_all else self._kept_from_fixed
+        self.changes += from_all
         for account, amount in charge.items():
             beside = self._pool.beside.get(account)
             if beside is not None and beside in charge:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from turnout.core.memory import Demand
 from turnout.scheduler.claims import Claim, Way, claims_of
 from turnout.scheduler.evict import Choice
+from turnout.scheduler.intent import Patience
 from turnout.scheduler.messages import LeaseAsked
 from turnout.scheduler.moves import Movable, after_order, gain_of, has_admissible
 from turnout.scheduler.objections import in_gib
-from turnout.scheduler.patience import linger_seconds, plan_to_wait
+from turnout.scheduler.patience import LEAST_LINGER_SECONDS, LOOK_AGAIN_SECONDS, linger_seconds, plan_to_wait
 from turnout.scheduler.pool import Holder
 from turnout.scheduler.queue import Waiter
 from turnout.scheduler.reserve import Reserve
 from turnout.scheduler.state import NEVER, State
 from turnout.scheduler.worker import CLOSED, MOVING, OPEN, STARTING, Worker
+
+MOST_PLANS = 3
+"""For so many claims on the same devices others are moved in one round; the rest have their turn when these have."""
 
 
 class Round:
@@ -29,6 +33,7 @@ class Round:
         self.now = now
         self.reserve = Reserve(state.pool, now)
         self.starting: dict[str, int] = {}
+        self.planned_for: dict[tuple[str, ...], int] = {}
 
     def run(self) -> None:
         """Serve all claims, and admit through the gates that are open then."""
@@ -75,8 +80,10 @@ class Round:
                 continue  # it had to make way for a more urgent claim
             most = reach if claim.is_overdue else reach_now
             if any(has_prospect(way, most) for way in claim.ways):
+                before = self.reserve.changes, len(self.state.effects)
                 self._serve(claim)
-                reach, reach_now = self._reach()
+                if before != (self.reserve.changes, len(self.state.effects)):
+                    reach, reach_now = self._reach()
             else:
                 self.state.is_blocked = True
                 claim.owner.short_since = None
@@ -127,7 +134,13 @@ class Round:
                 return
         claim.owner.short_since = None
         self.state.is_blocked = True
-        if not claim.is_impatient and not self._make_room(claim):
+        if claim.is_impatient:
+            return
+        accounts = tuple(claim.ways[-1].charge)
+        self.planned_for[accounts] = self.planned_for.get(accounts, 0) + 1
+        if self.planned_for[accounts] > MOST_PLANS:
+            self.reserve.keep(claim.ways[-1].charge, from_all=False)
+        elif not self._make_room(claim):
             self._hold_place(claim, by_use=False)
 
     def _make_room(self, claim: Claim) -> bool:
@@ -136,8 +149,7 @@ class Round:
         for way, need in zip(claim.ways, needs, strict=True):
             plan = self.movable.plan(claim, need) if need else []
             if plan is not None:
-                if plan and self._waits_instead(claim, need, plan):
-                    self.reserve.keep(way.charge, from_all=False)
+                if plan and (self._is_still_patient(claim, plan) or self._waits_instead(claim, need, plan)):
                     return True
                 self._order(plan, claim)
                 self.reserve.keep(way.charge, from_all=True)
@@ -154,23 +166,46 @@ class Round:
         """Whether a claim that could have idle workers moved lets them be for now; see patience.py."""
         state, now = self.state, self.now
         forced_at = claim.since + state.settings.patience_steps * state.settings.aging_seconds
-        if claim.is_overdue and now >= forced_at:
+        if not claim.is_overdue:
+            forced_at = NEVER
+        if now >= forced_at or (linger := linger_seconds(state, claim, plan, now)) is None:
             return False
-        linger = linger_seconds(state, claim, plan, now)
-        if linger is None:
-            return False
-        if linger > 0:
-            state.look(now + linger, now)
-        else:
-            drains = plan_to_wait(state, self.movable, self.reserve, claim, need, now)
-            if drains is None:
+        drains: list[str] = []
+        if linger < LEAST_LINGER_SECONDS:
+            linger = LOOK_AGAIN_SECONDS
+            waits_for = plan_to_wait(state, self.movable, self.reserve, claim, need, plan, now)
+            if waits_for is None:
                 return False
-            self._close(drains, claim)
+            drains = waits_for
+        until = min(now + linger, forced_at)
+        claim.owner.patience = Patience(plan, drains, until, claim.count(), claim.level)
         if isinstance(claim.owner, Worker):
             claim.owner.lingers_until_waiting = 2 * claim.count()
-        if claim.is_overdue:
-            state.look(forced_at, now)
+        self._be_patient(claim, claim.owner.patience)
         return True
+
+    def _is_still_patient(self, claim: Claim, plan: list[Choice]) -> bool:
+        """Go on waiting as decided before, as long as nothing has changed that might change the decision."""
+        patience = claim.owner.patience
+        claim.owner.patience = None
+        if (
+            patience is None
+            or self.now >= patience.until
+            or claim.level != patience.level
+            or claim.count() >= 2 * patience.count
+            or plan is not patience.plan
+        ):
+            return False
+        claim.owner.patience = patience
+        if isinstance(claim.owner, Worker):
+            claim.owner.lingers_until_waiting = 2 * patience.count
+        self._be_patient(claim, patience)
+        return True
+
+    def _be_patient(self, claim: Claim, patience: Patience) -> None:
+        self._close(patience.drains, claim)
+        self.state.look(patience.until, self.now)
+        self.reserve.keep(claim.ways[-1].charge, from_all=False)
 
     def _hold_place(self, claim: Claim, *, by_use: bool) -> bool:
         """Keep room for a claim that nobody can make room for now; return whether somebody of ours could later.

@@ -351,6 +351,8 @@ class State:
                         room = largest(room, size.devices)
                         break
         self.start_claims.clear()
+        for worker in self.workers.values():
+            worker.start_claim = None
         self.too_large.clear()
         if room != self.pool.set_aside:
             self.pool.set_voice_room(room)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from turnout.core.memory import Demand, Model, Size, SleepLevel
+from turnout.scheduler.evict import Move
+from turnout.scheduler.intent import KnownPlan, Patience
 from turnout.scheduler.learn import Interest, LearntSeconds
 from turnout.scheduler.messages import Effect, WorkerPhase
 from turnout.scheduler.pool import Holder
 from turnout.scheduler.queue import LOWEST, OVERDUE, Line, Waiter
 from turnout.scheduler.settings import SchedulerSettings
+
+if TYPE_CHECKING:
+    from turnout.scheduler.claims import Claim
 
 OPEN = LOWEST
 """Gate of a worker that admits everybody."""
@@ -61,6 +67,9 @@ class Worker:
         retry_at: Before this there is no start.
         failure: Why only a person can help, until ``retry_at``.
         short_since: Since when only measured memory is in the way of its waiters.
+        patience: A decision to let others be for now.
+        plan: The last plan to make room for its waiters.
+        start_claim: The claim of its waiters while it is cold, if it has one size; made once.
         lingers_until_waiting: If that many wait, it is time to look again whether others should make way for it; or 0.
         has_idle_timer: A look at whether it is idle for too long is due.
         cannot_sleep: It failed to, and is not asked again until it was started anew; likewise the others.
@@ -93,6 +102,9 @@ class Worker:
         self.retry_at = 0.0
         self.failure = ""
         self.short_since: float | None = None
+        self.patience: Patience | None = None
+        self.plan: KnownPlan | None = None
+        self.start_claim: Claim | None = None
         self.lingers_until_waiting = 0
         self.has_idle_timer = False
         self.cannot_sleep = False
@@ -258,6 +270,10 @@ class Worker:
     def can_resize(self) -> bool:
         """Whether it can be switched to another size while it runs."""
         return self.model.resizes_live and not self.cannot_resize
+
+    def can(self, move: Move) -> bool:
+        """Whether it has not failed to do so since its start."""
+        return not (self.cannot_sleep if move == "sleep" else self.cannot_resize if move == "resize" else False)
 
     def stays_until(self, *, is_idle: bool) -> float:
         """Return until when a ready worker keeps its place against others."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from simulation.scheduler_desk import GPU, Desk, model
-from turnout.core.memory import GIB
+from turnout.core.memory import GIB, Lease, Priority
 from turnout.scheduler import messages as m
 
 
@@ -20,9 +22,26 @@ def test_a_model_that_another_caller_uses_all_the_time_is_not_moved_at_once() ->
     desk = Desk([model("a", load_seconds=10.0), model("b", load_seconds=10.0)], aging_seconds=60, linger_per_load=2.0)
     desk.bring_up("a")
     busy_day(desk, "a", "you", 300.0)
-    assert desk.ask("1", "b", caller="me", at=301.0) == []
+    assert desk.ask("1", "b", "interactive", caller="me", at=301.0) == []
     assert desk.decider.next_at() == 321.0  # twice the seconds to get it back
     assert desk.tick(321.0) == ["stop a"]
+
+
+@pytest.mark.parametrize(("priority", "seconds"), [("interactive", 5.0), ("normal", 20.0), ("background", 20.0)])
+def test_who_is_in_less_of_a_hurry_lingers_longer(priority: Priority, seconds: float) -> None:
+    desk = Desk([model("a", load_seconds=10.0), model("b")], aging_seconds=600, linger_per_load=0.5)
+    desk.bring_up("a")
+    busy_day(desk, "a", "you", 300.0)
+    assert desk.ask("1", "b", priority, caller="me", at=301.0) == []
+    assert desk.decider.next_at() == 301.0 + seconds
+
+
+def test_a_job_lingers_longest() -> None:
+    desk = Desk([model("a", load_seconds=10.0)], aging_seconds=600, linger_per_load=0.5)
+    desk.bring_up("a")
+    busy_day(desk, "a", "you", 300.0)
+    assert desk.lease("job", 20, at=301.0, wait=1e6) == []
+    assert desk.decider.next_at() == 301.0 + 80.0
 
 
 def test_it_takes_less_if_more_wait() -> None:
@@ -74,7 +93,7 @@ def test_lingering_and_patience_can_be_switched_off() -> None:
 
 
 def test_a_busy_model_that_is_soon_done_makes_way_rather_than_an_idle_one_in_constant_use() -> None:
-    desk = Desk([model("chat", 8), model("once", 8), model("b", 12)], aging_seconds=60)
+    desk = Desk([model("chat", 8), model("once", 8), model("b", 12)], aging_seconds=60, patience_steps=1.0)
     desk.bring_up("chat", "once")
     busy_day(desk, "chat", "you", 300.0)
     desk.ask("running", "once", caller="other", at=301.0, expected_seconds=5.0)
@@ -98,8 +117,6 @@ def test_a_foreign_program_that_usually_ends_soon_is_waited_for() -> None:
 
 
 def _asked(id_: str) -> m.LeaseAsked:
-    from turnout.core.memory import Lease
-
     lease = Lease(id=id_, devices={GPU: 12 * GIB}, lease_class="job", holder="comfyui")
     return m.LeaseAsked(lease=lease, ttl_seconds=3600.0, wait_until=1e6, caller="comfyui")
 

@@ -49,8 +49,8 @@ def test_what_is_used_by_nobody_counts_and_what_a_holder_uses_counts_once() -> N
 def test_a_reading_counts_for_so_long() -> None:
     book = pool()
     book.measured(Measured(device=GPU, used_bytes=20 * GIB), 5.0)
-    assert book.free(GPU, 15.0) == 4 * GIB
-    assert book.free(GPU, 15.1) == 24 * GIB
+    assert book.free(GPU, 14.9) == 4 * GIB
+    assert book.free(GPU, 15.0) == 24 * GIB
     assert book.reading_ends_at(GPU) == 15.0
 
 
