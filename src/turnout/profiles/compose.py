@@ -24,6 +24,7 @@ DEFAULT_IMAGE = f"${{TURNOUT_VLLM_IMAGE:-{IMAGE}}}"
 CONTAINER_PORT = 8000
 FIRST_PORT = 8210
 CACHE = "huggingface"
+CONTAINER_CACHE = "/caches/huggingface"
 HEALTH = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{CONTAINER_PORT}/health', timeout=5)"
 
 
@@ -98,7 +99,7 @@ def _service(
     )
     gpus = gpus_of({given.device or plan.card.id: planned.bytes}) or (0,)
     devices = [{"driver": "nvidia", "device_ids": [str(gpu) for gpu in gpus], "capabilities": ["gpu"]}]
-    mounts = [f"{CACHE}:/root/.cache/huggingface" if kind == "hf" else f"{place}:{weights}:ro", *given.mounts]
+    mounts = [f"{CACHE}:{CONTAINER_CACHE}" if kind == "hf" else f"{place}:{weights}:ro", *given.mounts]
     return {
         "image": _escaped(given.image) if given.image else DEFAULT_IMAGE,
         "entrypoint": [words[0]],
@@ -107,6 +108,7 @@ def _service(
         "volumes": [_escaped(mount) for mount in mounts],
         "environment": [
             *dict.fromkeys(("HF_TOKEN", *given.environment_from)),  # a name alone: compose hands the value on
+            *([f"HF_HOME={CONTAINER_CACHE}"] if kind == "hf" else []),
             *(_escaped(f"{name}={value}") for name, value in given.environment.items()),
         ],
         "shm_size": "4gb",  # the server and its engine speak through it

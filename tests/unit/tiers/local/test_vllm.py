@@ -194,6 +194,8 @@ def test_it_is_told_where_the_hubs_cache_is(tmp_path: Path) -> None:
     there = VllmEngine("one", some_settings(runtime="docker"), context).spec("sk")
     assert there.container is not None
     assert f"{tmp_path / 'hub'}:{there.environment['HF_HUB_CACHE']}:ro" in there.container.mounts
+    compiled = [mount for mount in there.container.mounts if mount.endswith(f":{there.environment['VLLM_CACHE_ROOT']}")]
+    assert len(compiled) == 1, "what it compiles is kept where it is told to look"
     assert there.container.image == "vllm/vllm-openai:latest"
     assert there.key != "sk", "a container's key outlives the daemon"
 

@@ -38,8 +38,9 @@ from turnout.tiers.transport import HttpResponse
 
 METRICS_SECONDS = 2.0
 CONTAINER_WEIGHTS = "/weights"
-CONTAINER_CACHE = "/root/.cache/huggingface/hub"
-CONTAINER_COMPILED = "/root/.cache/vllm"
+CONTAINER_CACHE = "/caches/hub"
+CONTAINER_COMPILED = "/caches/vllm"
+"""Named by variables, so that it does not matter whose home the image has."""
 
 
 class VllmEngine(ServerEngine):
@@ -167,7 +168,7 @@ class VllmEngine(ServerEngine):
         return Launch(
             program="vLLM",
             arguments=words,
-            environment=variables(given, key) | self._cache_variable(),
+            environment=variables(given, key) | self._cache_variables(),
             served_name=self._served_name,
             stages=STAGES,
             gpus=gpus or None,
@@ -183,12 +184,13 @@ class VllmEngine(ServerEngine):
         others = used_by_others(device) if counts == "card" else 0
         return share_of_card(wanted, device.total_bytes, others, counts)
 
-    def _cache_variable(self) -> dict[str, str]:
-        """Return where vLLM finds the hub's cache: the variables that say so here do not reach it."""
-        if self._source.cache is None:
-            return {}
+    def _cache_variables(self) -> dict[str, str]:
+        """Return where vLLM finds its caches: the variables that say so here do not reach it."""
         is_docker = self.settings.runtime == "docker"
-        return {"HF_HUB_CACHE": CONTAINER_CACHE if is_docker else str(self._source.cache)}
+        found = {"VLLM_CACHE_ROOT": CONTAINER_COMPILED} if is_docker else {}
+        if self._source.cache is not None:
+            found["HF_HUB_CACHE"] = CONTAINER_CACHE if is_docker else str(self._source.cache)
+        return found
 
     def _mounts(self) -> tuple[str, ...]:
         """Return the weights, and a place for the graphs that vLLM compiles, which take minutes to make."""
