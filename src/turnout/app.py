@@ -14,7 +14,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from turnout.config.lock import hold_lock
 from turnout.config.paths import Paths, find_paths
 from turnout.config.schema import Settings
 from turnout.config.secrets import secret_reader
+from turnout.config.start import Start, choose_start
 from turnout.console.api import Console
 from turnout.console.default_model import DefaultModel
 from turnout.console.leases import Leases, device_facts, lease_facts
@@ -46,6 +47,7 @@ from turnout.core.events import (
     TracesDegraded,
     WorkerChanged,
 )
+from turnout.core.process import allow_many_connections, loop_factory
 from turnout.dispatch.dispatcher import Dispatcher
 from turnout.dispatch.traces import TraceStore
 from turnout.dispatch.watch import AnswerLimits
@@ -59,13 +61,10 @@ from turnout.routing.chains import chain_of
 from turnout.scheduler.decide import Decider
 from turnout.scheduler.journal import LeaseJournal
 from turnout.scheduler.loop import SchedulerLoop
-from turnout.tiers.base import Engine, EngineContext
+from turnout.tiers.base import EngineContext
+from turnout.tiers.build import build_engines, build_readers
 from turnout.tiers.fleet import Fleet
-from turnout.tiers.local.devices.base import DeviceReader
-from turnout.tiers.local.devices.find import choose_readers, found_readers
 from turnout.tiers.local.devices.nvml import find_cards, model_memory_bytes
-from turnout.tiers.local.discover import found_engines
-from turnout.tiers.registry import decode_model
 from turnout.tiers.routed_transport import RoutedTransport
 
 PRELOADED_ROLES = ("orchestrator",)
@@ -74,51 +73,6 @@ GC_ALLOCATIONS = 5_000
 more: what it frees may hold buffers."""
 SERVER_GRACE_SECONDS = 5.0
 """Between ending running answers properly and cutting whoever still does not take the end."""
-
-
-def build_engines(loaded: LoadedConfig, context: EngineContext) -> list[Engine]:
-    """Return every engine that the configuration names, and those that look for running ones.
-
-    Args:
-        loaded: The configuration.
-        context: What engines are given.
-
-    Raises:
-        SetupError: With file, line and path of a setting that cannot work.
-    """
-    engines: list[Engine] = []
-    in_file = {path[1] for path, origin in loaded.origins.items() if path[:1] == ("models",) and len(path) > 1
-               and "(built in" not in origin}  # fmt: skip
-    for key, entry in loaded.settings.models.items():
-        engine, settings = decode_model(key, entry, loaded)
-        origin = "configured" if key in in_file else "built-in"
-        try:
-            engines.append(engine(key, settings, context, origin))  # type: ignore[arg-type]
-        except SetupError as error:
-            raise loaded.problem(("models", key), error.message, error.hint) from None
-    configured = [engine for engine in engines if any(t.origin == "configured" for t in engine.targets())]
-    built_in = [engine for engine in engines if engine not in configured]
-    try:
-        found = found_engines(loaded.settings, context)
-    except SetupError as error:
-        raise loaded.problem(("discover",), error.message, error.hint) from None
-    return [*configured, *found, *built_in]
-
-
-def build_readers(loaded: LoadedConfig, fleet: Fleet) -> list[DeviceReader]:
-    """Return who reads the devices: those that the configuration names, or those that are found.
-
-    Args:
-        loaded: The configuration.
-        fleet: Whose workers use memory.
-
-    Raises:
-        SetupError: A device that the configuration names is not there.
-    """
-    try:
-        return choose_readers(loaded.settings.devices, found_readers(fleet.workers), fleet.workers)
-    except SetupError as error:
-        raise loaded.problem(("devices",), error.message, error.hint) from None
 
 
 class Daemon:
@@ -420,70 +374,6 @@ async def run_daemon(start: Start, paths: Paths, talk: Talk) -> None:
     await daemon.run()
 
 
-class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """What a daemon starts with.
-
-    Attributes:
-        loaded: The configuration.
-        configured: The profile that it names, where another one was chosen by `turnout profile use`.
-        flags: Of the command line.
-    """
-
-    loaded: LoadedConfig
-    configured: str
-    flags: dict[KeyPath, Any]
-
-
-def choose_start(paths: Paths, file: Path | None, flags: dict[KeyPath, Any], talk: Talk) -> Start:
-    """Return the configuration to start with: with the profile that was chosen last, unless somebody says another.
-
-    Args:
-        paths: The installation's directories.
-        file: A file named by the user.
-        flags: Of the command line.
-        talk: The terminal.
-
-    Raises:
-        SetupError: With file, line and path of what is wrong.
-    """
-    loaded = load_config(paths, file=file, flags=flags)
-    files, configured = ProfileFiles(paths.state_dir), loaded.settings.profile
-    if note := files.interrupted():
-        talk.say(f"a switch from profile {note.before} to {note.after} was interrupted at '{note.step}'")
-    kept = configured if ("profile",) in flags or os.environ.get("TURNOUT_PROFILE") else files.kept(configured)
-    if kept != configured:
-        try:
-            loaded = load_config(paths, file=file, flags={**flags, ("profile",): kept})
-        except SetupError as error:
-            talk.say(f"warning: profile {kept} cannot be used any more: {error.message}")
-        else:
-            talk.say(f"profile {kept} runs since `turnout profile use`; the configuration says {configured}")
-    others = {path: value for path, value in flags.items() if path != ("profile",)}
-    return Start(loaded=loaded, configured=configured, flags=others)
-
-
-def allow_many_connections() -> None:
-    """Raise the limit of open files to what the system lets us have: each caller and each engine's answer takes one."""
-    try:
-        import resource
-    except ImportError:  # native Windows knows no such limit
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):  # macOS refuses some values that it names itself
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return uvloop's loop where it exists, else asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon; return the exit status: 0 ended as asked, 1 the user can mend it."""
     parser = argparse.ArgumentParser(prog="turnout up", description="Run the turnout daemon in the foreground.")
@@ -505,7 +395,7 @@ def main(arguments: list[str] | None = None) -> int:
         load_config(paths, file=given.config, flags=flags)  # what is wrong there is told before anything else
         allow_many_connections()
         with hold_lock(paths):
-            start = choose_start(paths, given.config, flags, talk)
+            start = choose_start(paths, given.config, flags, talk.say)
             for warning in start.loaded.warnings:
                 talk.say(f"warning: {warning}")
             open_log(paths.log_dir / "daemon.log", is_verbose=given.verbose)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from support.samples import a_context, some_paths
-from turnout.app import build_engines
 from turnout.config.loader import load_config
 from turnout.core.errors import SetupError
+from turnout.tiers.build import build_engines
 from turnout.tiers.scripted_transport import ScriptedTransport
 
 

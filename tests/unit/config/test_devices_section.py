@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from support.samples import some_paths
-from turnout.app import build_readers
 from turnout.config.loader import LoadedConfig, load_config
 from turnout.config.schema import DeviceEntry
 from turnout.core.errors import SetupError
+from turnout.tiers.build import build_readers
 from turnout.tiers.fleet import Fleet
 
 
