@@ -200,8 +200,10 @@ class Promises:
         )
         self.check(model.lease_class != "pinned" or is_growth, "pinned", f"{effect}")
         if place.phase == "ready" and not is_growth and world.now < place.ready_at + model.min_residency_seconds:
+            normal_after = 2 * SETTINGS.aging_seconds  # so long before its bound everybody is at least normal
             is_forced = any(
-                world.now - other.since >= bound_of_age(other.priority) - 1e-6 for other in world.waiting.values()
+                world.now - other.since >= bound_of_age(other.priority) - normal_after - 1e-6
+                for other in world.waiting.values()
             )
             self.check(is_forced, "residency", f"{effect} of one that is ready since {place.ready_at:.1f}")
 

@@ -156,7 +156,7 @@ class SchedulerSettings(Section, frozen=True, kw_only=True):
             ge=0,
             description="An idle model that other callers use often is left where it is until those who want its room "
             "have waited for as long as moving it would cost those callers, and at most for this many times as long "
-            "as it takes to get it back (4 times that for lower priorities, 16 times for jobs and leases). 0 moves it "
+            "as it takes to get it back (twice that for lower priorities, 16 times for jobs and leases). 0 moves it "
             "at once.",
         ),
     ] = 0.5

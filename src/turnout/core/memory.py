@@ -131,8 +131,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         slots: Requests served at once; None for no limit.
         queue_limit: Requests that may wait for it; more are refused as ``queue_full``.
         sleep_levels: Lightest first; empty if the engine cannot sleep.
-        min_residency_seconds: Once ready, so long it stays unless it is idle and a request of higher priority has
-            waited to its aging bound.
+        min_residency_seconds: Once ready, so long it stays: while it has work against everybody, while it is idle
+            against background work.
         idle_seconds: Unused so long it is put away; None keeps it until somebody needs the room.
         resizes_live: Another size is a switch at run time, not a reload.
         resize_seconds: What such a switch costs.

@@ -11,6 +11,8 @@ from turnout.scheduler.reserve import Reserve
 from turnout.scheduler.state import State
 from turnout.scheduler.worker import CLOSED, STARTING, Worker
 
+NORMAL = 1
+"""The level of normal requests; more urgent ones are below."""
 LEAST_USES = 0.01
 """Even who was never asked for may be: among the unwanted, the cheapest to get back goes first."""
 KNOWN_SECONDS = 2.0
@@ -31,7 +33,8 @@ class Movable:
 
     Attributes:
         most: What all of them hold, by account: no plan frees more.
-        most_now: The same of those who have had their least time: for whoever is not overdue no plan frees more.
+        most_now: The same of those who are idle or have had their least time: for whoever is not overdue no plan frees
+            more.
         served: Models whose claims came before: they are not moved for those who come after.
         drained_for: For whom each worker drained until now.
     """
@@ -48,7 +51,7 @@ class Movable:
             self._look_at_least_time(worker)
         self._most_idle = self._sum([worker for worker in self._workers if not worker.running])
         self.most = self._sum(self._workers)
-        self.most_now = self._sum([worker for worker in self._workers if worker.name not in self._least_time])
+        self.most_now = self._sum([worker for worker in self._workers if self._least_time.get(worker.name, True)])
         self._idle_candidates: dict[str, Candidate] = {}
         self.served: set[str] = set()
         self.drained_for: dict[str, Holder | None] = {}
@@ -177,9 +180,9 @@ class Movable:
                 self._state.look(until, self._now)
 
     def is_protected(self, worker: Worker, claim: Claim) -> bool:
-        """Whether a worker keeps its place against a claim; an idle one does not against an overdue one."""
+        """Whether a worker keeps its place against a claim; an idle one only does against background work."""
         is_idle = self._least_time.get(worker.name)
-        return is_idle is not None and not (is_idle and claim.is_overdue)
+        return is_idle is not None and not (is_idle and claim.level <= NORMAL)
 
     def candidate(self, worker: Worker, claim: Claim, *, by_use: bool) -> Candidate:
         """Return the ways of moving a worker.

@@ -17,7 +17,7 @@ from turnout.scheduler.worker import STARTING, Worker
 
 LEAST_PRICE_SECONDS = 1.0
 """Nobody waits for the sake of those who would wait less than this themselves."""
-LOWER_PATIENCE = 4.0
+LOWER_PATIENCE = 2.0
 JOB_PATIENCE = 16.0
 """Who is less urgent, and who asks for room for a job, lingers so many times as long as who is interactive."""
 LEAST_LINGER_SECONDS = 0.001

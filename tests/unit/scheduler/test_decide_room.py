@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from simulation.scheduler_desk import DEEP, GPU, GPU1, LIGHT, Desk, card, elastic, memory, model
-from turnout.core.memory import GIB, HOST_RAM, Model
+from turnout.core.memory import GIB, HOST_RAM, Model, Priority
 from turnout.scheduler import messages as m
 
 
@@ -109,20 +109,24 @@ def test_the_gate_opens_again_when_nobody_needs_it_closed() -> None:
     assert other.tell(m.RequestLeft(ticket="b1")) == ["admit a2"]
 
 
-def test_a_fresh_idle_model_keeps_its_place_for_a_while() -> None:
-    desk = Desk([model("a", min_residency_seconds=10.0), model("b")])
+@pytest.mark.parametrize(("priority", "until"), [("background", 15.0), ("normal", 6.0), ("interactive", 6.0)])
+def test_a_fresh_idle_model_keeps_its_place_against_background_work(priority: Priority, until: float) -> None:
+    desk = Desk([model("a", min_residency_seconds=10.0), model("b")], linger_per_load=0.0, patience_steps=0.0)
     desk.ask("0", "a", at=0.0)
     desk.ready("a", at=5.0)
     desk.done("0", at=6.0)
-    assert desk.ask("1", "b", at=6.0) == []
-    assert desk.decider.next_at() == 15.0
-    assert desk.tick(15.0) == ["stop a"]
+    if until > 6.0:
+        assert desk.ask("1", "b", priority, at=6.0) == []
+        assert desk.decider.next_at() == until
+        assert desk.tick(until) == ["stop a"]
+    else:
+        assert desk.ask("1", "b", priority, at=6.0) == ["stop a"]
 
 
-def test_an_overdue_request_does_not_wait_for_the_residency_of_an_idle_model() -> None:
+def test_background_work_that_has_waited_long_does_not_wait_for_the_residency_of_an_idle_model() -> None:
     desk = Desk([model("a", min_residency_seconds=100.0), model("b")], aging_seconds=5)
     desk.bring_up("a")
-    desk.ask("1", "b", "interactive", at=0.0)
+    assert desk.ask("1", "b", "background", at=0.0) == []
     assert desk.tick(5.0) == ["stop a"]
 
 

@@ -27,7 +27,7 @@ def test_a_model_that_another_caller_uses_all_the_time_is_not_moved_at_once() ->
     assert desk.tick(321.0) == ["stop a"]
 
 
-@pytest.mark.parametrize(("priority", "seconds"), [("interactive", 5.0), ("normal", 20.0), ("background", 20.0)])
+@pytest.mark.parametrize(("priority", "seconds"), [("interactive", 5.0), ("normal", 10.0), ("background", 10.0)])
 def test_who_is_in_less_of_a_hurry_lingers_longer(priority: Priority, seconds: float) -> None:
     desk = Desk([model("a", load_seconds=10.0), model("b")], aging_seconds=600, linger_per_load=0.5)
     desk.bring_up("a")

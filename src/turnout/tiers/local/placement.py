@@ -35,7 +35,12 @@ class PlacedSettings(ModelSettings, frozen=True, kw_only=True):
         Meta(description="Unused so long it is put away; if left out it stays until somebody needs the room."),
     ] = None
     min_residency_seconds: Annotated[
-        float, Meta(ge=0, description="Once loaded it keeps its room for so long, unless something more urgent waits.")
+        float,
+        Meta(
+            ge=0,
+            description="Once loaded it keeps its room for so long: with work against everybody, idle against "
+            "background work.",
+        ),
     ] = 10.0
     queue_limit: Annotated[
         int, Meta(ge=1, description="Requests that may wait for it; more are told to come back later (429).")
