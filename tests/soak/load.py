@@ -199,9 +199,14 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 class Memory(NamedTuple):
-    """What a process holds, in KiB."""
+    """What a process holds, in KiB.
 
-    pss: int
+    Attributes:
+        own: Pages that nobody shares: those of the interpreter's code come and go with other processes.
+        rss: All that are in memory.
+    """
+
+    own: int
     rss: int
 
 
@@ -211,7 +216,7 @@ def memory_of(pid: int) -> Memory:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
         name, value, *_ = line.split()
         found[name] = int(value)
-    return Memory(found["Pss:"], found["Rss:"])
+    return Memory(found["Private_Clean:"] + found["Private_Dirty:"], found["Rss:"])
 
 
 def descriptors_of(pid: int) -> int:

@@ -194,7 +194,7 @@ def _check_memory(samples: list[tuple[float, Memory]]) -> None:
     """In the second half memory grows by less than 1 MiB in ten minutes, and the noise."""
     half = samples[len(samples) // 2 :]
     seconds = half[-1][0] - half[0][0]
-    for name, values in (("PSS", [m.pss for _, m in half]), ("RSS", [m.rss for _, m in half])):
+    for name, values in (("own memory", [m.own for _, m in half]), ("RSS", [m.rss for _, m in half])):
         slope = _slope([at for at, _ in half], values)
         growth = slope * seconds
         print(f"{name}: {values[0]} KiB at half-time, {values[-1]} at the end; "

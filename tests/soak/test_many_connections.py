@@ -1,6 +1,6 @@
 """Ten thousand idle connections and two thousand callers who do not read: a healthy caller notices neither.
 
-Prints what a connection costs in the daemon's own memory (PSS; the kernel's socket buffers are not in it).
+Prints what a connection costs in the daemon's own memory (pages that it shares with nobody; the kernel's socket buffers are not in it).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ async def test_many_idle_and_many_slow_callers(
             while descriptors_of(daemon.pid) > files + 2:
                 await asyncio.sleep(0.1)
         memory = memory_of(daemon.pid)
-        print(f"afterwards: {memory.pss / 1024:.0f} MiB, {descriptors_of(daemon.pid)} descriptors (before: {files})")
+        print(f"afterwards: {memory.own / 1024:.0f} MiB, {descriptors_of(daemon.pid)} descriptors (before: {files})")
         for p50, p99 in (beside_idle, beside_nobody):
             assert p50 <= 2 * alone[0] + 10
             assert p99 <= 3 * alone[1] + 100
@@ -115,7 +115,7 @@ async def _idle_callers(daemon: RunningDaemon, count: int) -> AsyncIterator[list
         async with asyncio.timeout(GRACE_SECONDS):
             for sock in opened:
                 assert (await loop.sock_recv(sock, 4096)).startswith(b"HTTP/1.1 200")
-        cost = (memory_of(daemon.pid).pss - before.pss) / count
+        cost = (memory_of(daemon.pid).own - before.own) / count
         print(f"{count} idle callers in {loop.time() - began:.1f} s: {cost:.1f} KiB each")
         assert cost < 32
         yield opened
@@ -159,7 +159,7 @@ async def _slow_callers(daemon: RunningDaemon, peer: Upstream, count: int, event
     slow = await _open_all(daemon, count, request, RECEIVE_BYTES)
     opened_seconds = loop.time() - began
     cut = asyncio.Event()
-    most_running, most_memory, last_seconds = 0, before.pss, 0.0
+    most_running, most_memory, last_seconds = 0, before.own, 0.0
     try:
         async with asyncio.TaskGroup() as tasks:
             asking = tasks.create_task(_healthy(daemon, f"beside {count} slow callers", cut))
@@ -168,12 +168,12 @@ async def _slow_callers(daemon: RunningDaemon, peer: Upstream, count: int, event
                 while state["cancelled"] < count or state["running"]:
                     state = await peer.state()
                     most_running = max(most_running, state["running"])
-                    most_memory = max(most_memory, memory_of(daemon.pid).pss)
+                    most_memory = max(most_memory, memory_of(daemon.pid).own)
                     await asyncio.sleep(0.1)
             last_seconds = loop.time() - began
             cut.set()
         print(f"{count} slow callers, opened in {opened_seconds:.1f} s: at most {most_running} run upstream, the last "
-              f"is cut after {last_seconds:.1f} s; {(most_memory - before.pss) / count:.0f} KiB each")  # fmt: skip
+              f"is cut after {last_seconds:.1f} s; {(most_memory - before.own) / count:.0f} KiB each")  # fmt: skip
         assert last_seconds >= WRITE_STALL_SECONDS
         p50, p99 = asking.result()
         assert p50 < 100
