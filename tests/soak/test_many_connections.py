@@ -1,6 +1,7 @@
 """Ten thousand idle connections and two thousand callers who do not read: a healthy caller notices neither.
 
-Prints what a connection costs in the daemon's own memory (pages that it shares with nobody; the kernel's socket buffers are not in it).
+Prints what a connection costs in the daemon's own memory (pages that it shares with nobody; the kernel's socket buffers
+are not in it).
 """
 
 from __future__ import annotations
