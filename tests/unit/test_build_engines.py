@@ -26,8 +26,8 @@ def build(tmp_path: Path, text: str) -> list[tuple[str, str]]:
 def test_what_is_configured_comes_before_what_is_found_and_that_before_what_is_built_in(tmp_path: Path) -> None:
     built = build(tmp_path, "profile: cpu\nmodels: {own: {engine: simulated}}")
     assert built == [
-        ("own", "configured"), ("vllm", "nothing yet"), ("ollama", "nothing yet"), ("orchestrator", "built-in"),
-        ("embedding", "built-in"),
+        ("own", "configured"), ("found", "nothing yet"), ("found", "nothing yet"), ("ollama", "nothing yet"),
+        ("found", "nothing yet"), ("comfyui", "nothing yet"), ("orchestrator", "built-in"), ("embedding", "built-in"),
     ]  # fmt: skip
 
 

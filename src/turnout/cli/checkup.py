@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from turnout import __version__
 from turnout.cli.checkup_devices import examine_devices
 from turnout.cli.checkup_engines import examine_embedded
+from turnout.cli.checkup_servers import examine_servers
 from turnout.cli.config import check_models, load
 from turnout.cli.daemon import find_daemon, named_url, running_daemon
 from turnout.cli.findings import Finding, Verdict
@@ -54,6 +55,7 @@ def examine(options: Given) -> tuple[list[Finding], list[str]]:
     if loaded is not None:  # otherwise nobody knows which port, which models and where to look
         settings = loaded.settings
         findings += [*_port(settings, own), *_keys(settings, paths), *examine_embedded(settings, paths.data_dir)]
+        findings += examine_servers(settings, paths)
         found = running_engines(settings)
     findings += examine_devices(None if loaded is None else loaded.settings, status)
     cards, told = examine_cards()
@@ -180,5 +182,8 @@ def examine_cards() -> tuple[list[Card], list[Finding]]:
 
 
 def _neighbour(engine: FoundEngine) -> Finding:
+    if engine.engine == "comfyui":
+        what = f"ComfyUI {engine.version} answers at {engine.base_url}; turnout shows it and leaves it alone"
+        return Finding("ok", engine.engine, what)
     names = ", ".join(engine.models[:4]) + (", …" if len(engine.models) > 4 else "")
     return Finding("ok", engine.engine, f"answers at {engine.base_url}: {names or 'without a model'}")

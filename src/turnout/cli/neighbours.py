@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from turnout.config.schema import Settings
 from turnout.console.advice import FoundEngine
 from turnout.core.words import Capability, Target
+from turnout.tiers.local.discover import AUTO
+from turnout.tiers.local.found import OWNERS
 
 ASK_SECONDS = 1.0
-VLLM_URL = "http://127.0.0.1:8000/v1"
-OLLAMA_URL = "http://127.0.0.1:11434"
 
 
 def running_engines(settings: Settings) -> list[FoundEngine]:
@@ -22,11 +23,9 @@ def running_engines(settings: Settings) -> list[FoundEngine]:
     Args:
         settings: The configuration.
     """
-    if settings.discover == "auto":
-        places = [("external", VLLM_URL), ("ollama", OLLAMA_URL)]
-    else:
-        places = [(entry.engine, entry.base_url.rstrip("/")) for entry in settings.discover]
-    found = [_ask(engine, url) for engine, url in places]
+    places = AUTO if settings.discover == "auto" else settings.discover
+    with ThreadPoolExecutor(max_workers=max(1, len(places))) as asking:  # each may take its time to say nothing
+        found = list(asking.map(lambda place: _ask(place.engine, place.base_url.rstrip("/")), places))
     return [engine for engine in found if engine is not None]
 
 
@@ -51,9 +50,9 @@ def running_targets(settings: Settings) -> list[Target]:
                     model=name,
                     can=frozenset({can}),
                     origin="found",
-                    state="ready" if engine.engine == "vllm" or name in loaded else "cold",
+                    state="ready" if engine.is_loaded(name) or name in loaded else "cold",
                     size_bytes=sizes.get(name) or None,
-                    is_loaded=name in loaded,
+                    is_loaded=engine.is_loaded(name) or name in loaded,
                 )
             )
     return found
@@ -66,13 +65,43 @@ def _entries(answer: dict[str, Any]) -> dict[str, int]:
 
 
 def _ask(engine: str, url: str) -> FoundEngine | None:
-    is_ollama = engine == "ollama"
-    answer = _get(f"{url}/api/tags" if is_ollama else f"{url}/models")
-    entries = answer.get("models" if is_ollama else "data")
-    if not isinstance(entries, list):
+    match engine:
+        case "ollama":
+            entries = _get(f"{url}/api/tags").get("models")
+            if not isinstance(entries, list):
+                return None
+            names = [str(entry.get("name")) for entry in entries if isinstance(entry, dict)]
+            return FoundEngine(engine="ollama", base_url=url, models=tuple(names))
+        case "comfyui":
+            system = _get(f"{url}/system_stats").get("system")
+            if not isinstance(system, dict) or "comfyui_version" not in system:
+                return None
+            return FoundEngine(engine="comfyui", base_url=url, version=str(system["comfyui_version"]))
+        case _:
+            return _ask_openai(url)
+
+
+def _ask_openai(url: str) -> FoundEngine | None:
+    """Return a vLLM, a llama-server or an LM Studio; None for a stranger."""
+    listed = _entries_of(_get(f"{url}/models"))
+    for owner, engine in OWNERS.items():
+        names = tuple(str(entry.get("id")) for entry in listed if entry.get("owned_by") == owner)
+        if names:
+            return FoundEngine(engine=engine, base_url=url, models=names, loaded=names)
+    studio = _entries_of(_get(f"{url.removesuffix('/v1')}/api/v0/models")) if listed else []
+    if not studio or not all("type" in entry and "state" in entry for entry in studio):
         return None
-    names = [str(e.get("name" if is_ollama else "id")) for e in entries if isinstance(e, dict)]
-    return FoundEngine(engine="ollama" if is_ollama else "vllm", base_url=url, models=tuple(names))
+    return FoundEngine(
+        engine="lm-studio",
+        base_url=url,
+        models=tuple(str(entry.get("id")) for entry in studio),
+        loaded=tuple(str(entry.get("id")) for entry in studio if entry.get("state") == "loaded"),
+    )
+
+
+def _entries_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    entries = answer.get("data")
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def _get(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -96,7 +96,12 @@ class PrivacySettings(Section, frozen=True, kw_only=True):
 class DiscoverEntry(Section, frozen=True, kw_only=True):
     """One address where an engine may already be running."""
 
-    engine: Annotated[Literal["ollama", "external"], Meta(description="What answers there.")] = "external"
+    engine: Annotated[
+        Literal["ollama", "external", "comfyui"],
+        Meta(
+            description="What answers there; `external` knows a vLLM, a llama-server and LM Studio by their answers."
+        ),
+    ] = "external"
     base_url: Annotated[str, Meta(description="Its address, `http://127.0.0.1:11434` for an Ollama.")]
 
 
@@ -278,7 +283,10 @@ class Settings(Section, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=dict)
     discover: Annotated[
         list[DiscoverEntry] | Literal["auto"],
-        Meta(description="Where to look for engines that run already; `auto` asks vLLM on 8000 and Ollama on 11434."),
+        Meta(
+            description="Where to look for engines that run already; `auto` asks the usual ports of vLLM (8000), "
+            "llama-server (8080), Ollama (11434), LM Studio (1234) and ComfyUI (8188)."
+        ),
     ] = "auto"
     devices: Annotated[
         list[DeviceEntry] | Literal["auto"],

@@ -19,11 +19,19 @@ class FoundEngine(msgspec.Struct, frozen=True, kw_only=True):
         engine: Which one.
         base_url: Where.
         models: The names that it lists.
+        loaded: Those of them that it says are loaded.
+        version: Of the program, where it tells.
     """
 
-    engine: Literal["vllm", "ollama"]
+    engine: Literal["vllm", "llama-server", "ollama", "lm-studio", "comfyui"]
     base_url: str
     models: tuple[str, ...] = ()
+    loaded: tuple[str, ...] = ()
+    version: str = ""
+
+    def is_loaded(self, name: str) -> bool:
+        """Return whether it says that a model is loaded."""
+        return name in self.loaded
 
 
 class Size(NamedTuple):
@@ -69,6 +77,8 @@ def better_models(cards: Sequence[Card], found: Sequence[FoundEngine]) -> list[s
 
 
 def _already(engine: FoundEngine) -> Iterator[str]:
+    if engine.engine == "comfyui":
+        return  # it makes pictures; nobody chats with it
     if engine.models:
         name = f"local/{engine.engine}/{engine.models[0]}"
         yield f"{engine.engine} answers at {engine.base_url} and is used by itself: `turnout models default {name}`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from turnout.core.snapshot import Snapshot
 from turnout.core.words import Choice, Target
 
-ENGINE_ORDER = {"vllm": 0, "ollama": 1}
+ENGINE_ORDER = {"vllm": 0, "llama-server": 1, "ollama": 2}
 """Found engines: a vLLM first, since it batches; an Ollama is its fallback."""
 
 
@@ -53,14 +53,14 @@ def _orchestrator(snapshot: Snapshot) -> tuple[Choice, ...]:
 
 
 def found_chat_models(snapshot: Snapshot) -> list[Target]:
-    """Return the found models that may serve the orchestrator unasked: those of a vLLM, and loaded ones of an Ollama.
+    """Return the found models that may serve the orchestrator unasked: those that are loaded.
 
-    An Ollama model that is not loaded joins only as the chosen default, since a surprise load of tens of gigabytes is
-    nobody's wish.
+    A model that is not (an Ollama's, LM Studio's) joins only as the chosen default, since a surprise load of tens of
+    gigabytes is nobody's wish.
     """
     found = [t for t in snapshot.targets.values() if t.origin == "found" and "chat" in t.can]
     found = [t for t in found if t.engine == "vllm" or t.is_loaded]
-    return sorted(found, key=lambda t: ENGINE_ORDER.get(t.engine, 2))
+    return sorted(found, key=lambda t: ENGINE_ORDER.get(t.engine, len(ENGINE_ORDER)))
 
 
 def configuration_decides(snapshot: Snapshot) -> bool:

@@ -6,16 +6,19 @@ from typing import Any
 
 from turnout.config.schema import DiscoverEntry, Settings
 from turnout.tiers.base import Engine, EngineContext
-from turnout.tiers.local.external import ExternalEngine, ExternalSettings
+from turnout.tiers.local.found import FoundComfyUi, FoundServer
 from turnout.tiers.local.llamacpp.engine import LlamaCppEngine, LlamaCppSettings
 from turnout.tiers.local.ollama import DEFAULT_URL, OllamaEngine, OllamaSettings
 from turnout.tiers.local.weights.source import list_pulled
 
 AUTO = (
     DiscoverEntry(engine="external", base_url="http://127.0.0.1:8000/v1"),
+    DiscoverEntry(engine="external", base_url="http://127.0.0.1:8080/v1"),
     DiscoverEntry(engine="ollama", base_url=DEFAULT_URL),
+    DiscoverEntry(engine="external", base_url="http://127.0.0.1:1234/v1"),
+    DiscoverEntry(engine="comfyui", base_url="http://127.0.0.1:8188"),
 )
-"""vLLM's and Ollama's own default ports; a vLLM comes first because it batches."""
+"""The default ports of vLLM, llama-server, Ollama, LM Studio and ComfyUI; a vLLM comes first because it batches."""
 
 
 def found_engines(settings: Settings, context: EngineContext) -> list[Engine]:
@@ -32,13 +35,12 @@ def found_engines(settings: Settings, context: EngineContext) -> list[Engine]:
         if entry.base_url.rstrip("/") in configured:
             continue  # its models are configured by name already
         if entry.engine == "ollama":
-            engines.append(
-                OllamaEngine("ollama", OllamaSettings(engine="ollama", base_url=entry.base_url), context, "found")
-            )
+            settings_of_it = OllamaSettings(engine="ollama", base_url=entry.base_url)
+            engines.append(OllamaEngine("ollama", settings_of_it, context, "found"))
+        elif entry.engine == "comfyui":
+            engines.append(FoundComfyUi(entry.base_url, context))
         else:
-            engines.append(
-                ExternalEngine("vllm", ExternalSettings(engine="external", base_url=entry.base_url), context, "found")
-            )
+            engines.append(FoundServer(entry.base_url, context))
     return [*engines, *pulled_engines(settings, context)]
 
 

@@ -11,6 +11,7 @@ from turnout.core.errors import SetupError
 from turnout.core.loopback import is_loopback_url
 from turnout.core.words import Capability, Origin, Target
 from turnout.tiers.base import Call, Capabilities, EngineContext, ModelSettings, call_path
+from turnout.tiers.local.found import ModelList
 from turnout.tiers.local.probe import ProbedEngine, check_base_url
 from turnout.tiers.transport import HttpRequest, HttpResponse
 
@@ -37,23 +38,8 @@ class ExternalSettings(ModelSettings, frozen=True, kw_only=True):
     ] = None
 
 
-class ListedModel(msgspec.Struct, frozen=True):
-    """One entry of ``GET /v1/models``; vLLM adds the context, llama-server a ``meta`` block."""
-
-    id: str
-    owned_by: str = ""
-    max_model_len: int | None = None
-    meta: dict[str, Any] | None = None
-
-
-class ModelList(msgspec.Struct, frozen=True):
-    """``GET /v1/models``."""
-
-    data: list[ListedModel]
-
-
 class ExternalEngine(ProbedEngine):
-    """One model of a server at a URL; or, where the server was found, every model it lists."""
+    """One model of a server at a URL."""
 
     Settings: ClassVar[type[ModelSettings]] = ExternalSettings
     capabilities: ClassVar[Capabilities] = Capabilities(owns_process=False, loads_on_demand=False)
@@ -74,21 +60,17 @@ class ExternalEngine(ProbedEngine):
         self.settings = settings
         self.origin: Origin = origin
         self._served = settings.model or ""
-        if origin == "configured":
-            self._targets = (self._target(state="loading", detail="not asked yet"),)
+        self._targets = (self._target(state="loading", detail="not asked yet"),)
 
     async def look(self) -> tuple[Target, ...]:
         """Ask for the list of models."""
         listed = await self.ask("GET", "/models", b"", ModelList)
-        if self.origin == "found":
-            # Port 8000 is everybody's: only a server that says that it is a vLLM is taken for one.
-            return tuple(self._found(model) for model in listed.data if model.owned_by == "vllm")
         by_id = {model.id: model for model in listed.data}
         if self.settings.model is None and len(by_id) == 1:
             self._served = next(iter(by_id))
         if self._served in by_id:
             model = by_id[self._served]
-            return (self._target(state="ready", context_tokens=_context_tokens(model)),)
+            return (self._target(state="ready", context_tokens=model.context_tokens),)
         names = ", ".join(sorted(by_id)) or "nothing"
         detail = f"{self.base_url} does not list {self.settings.model!r}; it lists: {names}"
         if self.settings.model is None and not by_id:
@@ -98,8 +80,8 @@ class ExternalEngine(ProbedEngine):
         return (self._target(state="failed", detail=detail),)
 
     def absent(self, reason: str) -> tuple[Target, ...]:
-        """Keep a configured target visible; a found one is gone."""
-        return () if self.origin == "found" else (self._target(state="unreachable", detail=reason),)
+        """Keep the target visible."""
+        return (self._target(state="unreachable", detail=reason),)
 
     async def send(self, target: Target, call: Call) -> HttpResponse:  # noqa: ARG002  the body names the model
         """Make one call."""
@@ -121,24 +103,3 @@ class ExternalEngine(ProbedEngine):
             is_beyond_loopback=not is_loopback_url(self.base_url),
             **facts,
         )
-
-    def _found(self, model: ListedModel) -> Target:
-        return Target(
-            name=f"local/{model.owned_by}/{model.id}",
-            tier="local",
-            engine=model.owned_by,
-            model=model.id,
-            can=frozenset(self.settings.can),
-            origin="found",
-            state="ready",
-            context_tokens=_context_tokens(model),
-            is_loaded=True,
-            is_beyond_loopback=not is_loopback_url(self.base_url),
-        )
-
-
-def _context_tokens(model: ListedModel) -> int | None:
-    if model.max_model_len:
-        return model.max_model_len
-    size = (model.meta or {}).get("n_ctx")
-    return size if isinstance(size, int) else None

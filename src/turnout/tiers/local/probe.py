@@ -88,14 +88,24 @@ class ProbedEngine:
             except TimeoutError:
                 pass
 
-    async def ask(self, method: str, path: str, body: bytes, reply_type: type[Reply]) -> Reply:
+    async def ask(
+        self, method: str, path: str, body: bytes, reply_type: type[Reply], base_url: str | None = None
+    ) -> Reply:
         """Make one small call and decode its JSON answer.
+
+        Args:
+            method: Of HTTP.
+            path: Below the base URL.
+            body: JSON, or nothing.
+            reply_type: What the answer has to be.
+            base_url: Instead of the engine's.
 
         Raises:
             Broken: No answer, a status that is not 200, or not the JSON that was expected.
         """
         limit = self.context.deadlines.probe
-        request = HttpRequest(method, self.base_url, path, self.headers(), body)
+        base_url = self.base_url if base_url is None else base_url
+        request = HttpRequest(method, base_url, path, self.headers(), body)
         deadlines = Deadlines(connect=limit, first_byte=limit, gap=limit, write=limit)
         response = await self.context.transport.send(request, deadlines)
         try:
@@ -103,11 +113,11 @@ class ProbedEngine:
         finally:
             response.close()
         if response.status != 200:
-            raise Malformed(f"{self.base_url}{path} answered with status {response.status}")
+            raise Malformed(f"{base_url}{path} answered with status {response.status}")
         try:
             return msgspec.json.decode(data, type=reply_type)
         except UNREADABLE_JSON as error:
-            raise Malformed(f"{self.base_url}{path} did not answer in the expected form: {error}") from error
+            raise Malformed(f"{base_url}{path} did not answer in the expected form: {error}") from error
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """Return the headers of every call."""

@@ -11,11 +11,12 @@ import msgspec
 import pytest
 
 from support.samples import a_context
-from turnout.core.errors import ConnectFailed, CutOff, LoadFailed, SetupError, Stalled
+from turnout.core.errors import ConnectFailed, CutOff, LoadFailed, NotSupported, SetupError, Stalled
 from turnout.core.events import Event, WorkerChanged
 from turnout.core.words import Target
 from turnout.tiers.base import Call
 from turnout.tiers.local.external import ExternalEngine, ExternalSettings
+from turnout.tiers.local.found import FoundComfyUi, FoundServer
 from turnout.tiers.local.ollama import OllamaEngine, OllamaSettings
 from turnout.tiers.local.probe import ProbedEngine, check_base_url
 from turnout.tiers.scripted_transport import ScriptedResponse, ScriptedTransport, Step, json_response
@@ -47,9 +48,12 @@ class World:
         data = [{"id": model} if isinstance(model, str) else model for model in models]
         self.answers["/models"] = json_response({"object": "list", "data": data})
 
-    def external(self, origin: Any = "configured", **settings: Any) -> ExternalEngine:
+    def external(self, **settings: Any) -> ExternalEngine:
         given = ExternalSettings(**{"engine": "external", "base_url": URL, **settings})
-        return ExternalEngine("far", given, self.context, origin)
+        return ExternalEngine("far", given, self.context)
+
+    def found(self) -> FoundServer:
+        return FoundServer(URL, self.context)
 
     def ollama(self, origin: Any = "configured", **settings: Any) -> OllamaEngine:
         return OllamaEngine("small", OllamaSettings(**{"engine": "ollama", **settings}), self.context, origin)
@@ -172,8 +176,9 @@ async def test_no_answer_however_odd_ends_an_engines_life(world: World, answer: 
 
     assert (target.state, small.state) == ("unreachable", "unreachable")
     assert target.detail
-    assert await look(world.external("found")) == ()
-    assert await look(world.ollama("found")) == ()
+    world.answers["/system_stats"] = answer
+    for engine in (world.found(), world.ollama("found"), FoundComfyUi(URL, world.context)):
+        assert await look(engine) == ()
     assert all(response.is_closed for response in world.transport.answers)
 
 
@@ -190,9 +195,66 @@ async def test_wishes_are_answered_by_a_look_at_once(world: World) -> None:
         life.cancel()
 
 
+STUDIO = {
+    "object": "list",
+    "data": [
+        {"id": "chat", "type": "llm", "state": "loaded", "loaded_context_length": 4096, "max_context_length": 32768,
+         "capabilities": ["tool_use"]},
+        {"id": "eyes", "type": "vlm", "state": "not-loaded", "max_context_length": 8192},
+        {"id": "words", "type": "embeddings", "state": "not-loaded", "max_context_length": 2048},
+    ],
+}  # fmt: skip
+
+
+async def test_lm_studio_is_known_by_its_own_list(world: World) -> None:
+    world.lists({"id": "chat", "owned_by": "organization_owner"})
+    world.answers["/api/v0/models"] = json_response(STUDIO)
+    chat, eyes, words = await look(world.found())
+
+    assert (chat.name, chat.engine, chat.state, chat.context_tokens) == (
+        "local/lm-studio/chat",
+        "lm-studio",
+        "ready",
+        4096,
+    )
+    assert (eyes.state, eyes.context_tokens, "vision" in eyes.can, "tools" in eyes.can) == ("cold", 8192, True, False)
+    assert "tools" in chat.can
+    assert words.can == {"embedding"}
+    assert {request.base_url for request in world.transport.requests} == {URL, URL.removesuffix("/v1")}
+
+
+async def test_a_llama_server_is_known_by_the_owner_of_its_model(world: World) -> None:
+    world.lists({"id": "m.gguf", "owned_by": "llamacpp", "meta": {"n_ctx": 4096}})
+    (target,) = await look(world.found())
+    assert (target.name, target.engine, target.state) == ("local/llama-server/m.gguf", "llama-server", "ready")
+    assert target.context_tokens == 4096
+
+
+async def test_a_comfyui_is_shown_but_gets_no_request(world: World) -> None:
+    stats = {"system": {"os": "posix", "comfyui_version": "0.3.60"}, "devices": [{"name": "cuda:0", "vram_total": 9}]}
+    world.answers["/system_stats"] = json_response(stats)
+    engine = FoundComfyUi("http://127.0.0.1:8188", world.context)
+    (target,) = await look(engine)
+    assert (target.name, target.model, target.can, target.state) == (
+        "local/comfyui",
+        "ComfyUI 0.3.60",
+        frozenset(),
+        "ready",
+    )
+    with pytest.raises(NotSupported):
+        await engine.send(target, Call(kind="chat", body=b"{}", request_id="r", deadlines=Deadlines()))
+
+
+async def test_a_strangers_list_of_models_is_not_taken_for_anything(world: World) -> None:
+    world.lists({"id": "m", "owned_by": "someone"})
+    assert await look(world.found()) == ()
+    assert [request.path for request in world.transport.requests] == ["/models", "/api/v0/models"]
+    assert world.states() == []
+
+
 async def test_a_found_server_is_taken_for_a_vllm_only_if_it_says_so(world: World) -> None:
     world.lists({"id": "q", "owned_by": "vllm", "max_model_len": 9}, {"id": "o", "owned_by": "someone"})
-    engine = world.external("found")
+    engine = world.found()
     assert engine.targets() == ()
     (target,) = await look(engine)
 
