@@ -34,6 +34,7 @@ from turnout.console.api import Console
 from turnout.console.default_model import DefaultModel
 from turnout.console.leases import Leases, device_facts, lease_facts
 from turnout.console.log import log_event, logger, open_log
+from turnout.console.models import Models, all_target_facts, told_loads
 from turnout.console.profile_switch import ProfileSwitch
 from turnout.console.profiles import Profiles
 from turnout.console.talk import TOLD, Talk, what_to_try
@@ -61,6 +62,7 @@ from turnout.routing.chains import chain_of
 from turnout.scheduler.decide import Decider
 from turnout.scheduler.journal import LeaseJournal
 from turnout.scheduler.loop import SchedulerLoop
+from turnout.scheduler.pins import Pins
 from turnout.tiers.base import EngineContext
 from turnout.tiers.build import build_engines, build_readers
 from turnout.tiers.fleet import Fleet
@@ -68,6 +70,7 @@ from turnout.tiers.local.devices.nvml import find_cards, model_memory_bytes
 from turnout.tiers.routed_transport import RoutedTransport
 
 PRELOADED_ROLES = ("orchestrator",)
+LOADS_BY_ITSELF = ("ollama", "lm-studio")
 GC_ALLOCATIONS = 5_000
 """New objects between two looks of the collector; with Python's own 700 it takes 8 % of the time under load. Not many
 more: what it frees may hold buffers."""
@@ -122,6 +125,7 @@ class Daemon:
             self.bus.emit,
             queue_seconds=self._settings.deadlines.queue,
             load_seconds=self._settings.deadlines.load,
+            pins=Pins(paths.state_dir / "pins.json"),
         )
         context = EngineContext(
             clock=clock,
@@ -133,6 +137,7 @@ class Daemon:
             secret=secret_reader(loaded.file),
             devices=devices,
             loader=self.scheduling.requests,
+            leases=self.scheduling.leases,
         )
         for engine in build_engines(loaded, context):
             self.fleet.add(engine)
@@ -211,7 +216,12 @@ class Daemon:
             traces=self.traces,
             default_model=self.default_model,
             shut_down=self.stop,
-            routes=[*Leases(self.scheduling).routes(), *Profiles(self.profiles, self._with_profile).routes()],
+            loads=lambda: told_loads(self.fleet),
+            routes=[
+                *Leases(self.scheduling).routes(),
+                *Models(self.fleet, self.scheduling).routes(),
+                *Profiles(self.profiles, self._with_profile).routes(),
+            ],
         )
         gateway = Gateway(
             dispatcher=self.dispatcher,
@@ -301,7 +311,7 @@ class Daemon:
             "is_ready": self._is_ready(),
             "auto": chain,
             "default": msgspec.to_builtins(self.default_model.choice),
-            "targets": [msgspec.to_builtins(target) for target in snapshot.targets.values()],
+            "targets": all_target_facts(self.fleet, self.scheduling),
             "devices": device_facts(self.scheduling),
             "leases": lease_facts(self.scheduling),
         }
@@ -321,7 +331,7 @@ class Daemon:
         chain = [snapshot.targets.get(choice.target) for choice in chain_of("orchestrator", snapshot)]
         # A cold model of an engine that loads by itself answers too; only what is being loaded or broken does not.
         return any(
-            t is not None and (t.state == "ready" or (t.state == "cold" and t.engine == "ollama")) for t in chain
+            t is not None and (t.state == "ready" or (t.state == "cold" and t.engine in LOADS_BY_ITSELF)) for t in chain
         )
 
     def _describe(self) -> DaemonFile:

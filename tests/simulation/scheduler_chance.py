@@ -29,6 +29,7 @@ WEIGHTS = {
     "nonsense": 1.5,
     "repeat": 1.5,
     "change_model": 0.3,
+    "unload": 0.5,
     "restart": 0.03,
     "pass_time": 14.0,
 }
@@ -82,7 +83,9 @@ class Chance:
             case "repeat":
                 world.repeat(index)
             case "change_model":
-                world.change_model(index, chance.choice(("removed", "added", "added", "added", "other")))
+                world.change_model(index, chance.choice(("removed", "added", "added", "added", "pinned", "other")))
+            case "unload":
+                world.unload(index)
             case "restart":
                 world.restart()
             case _:
@@ -97,6 +100,7 @@ class Chance:
             caller=chance.choice("abc"),
             deadline_in=chance.choice((None, None, 1.0, 20.0, 100.0)),
             quality=chance.choice((0, 0, 0, 1, 2, 3)) if model in ELASTIC else 0,
+            keep=chance.choice((None,) * 12 + (0.0, 2.0, 40.0, -1.0)),
             doubled=doubled,
         )
 

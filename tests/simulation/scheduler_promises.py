@@ -45,7 +45,10 @@ class Place:
         self.running: dict[str, float] = {}
         self.ready_at = 0.0
         self.has_failed = False
-        self.is_unwanted = False  # removed or replaced: it may be stopped although it is pinned or fresh
+        self.is_unwanted = False  # removed, replaced, unloading: it may be stopped although it is pinned or fresh
+        self.is_unloading = False
+        self.keep: float | None = None  # what the last request that was admitted and said so wants
+        self.idle_since = 0.0
 
 
 class Waiting:
@@ -112,7 +115,10 @@ class Promises:
         self.check(model.slots is None or len(place.running) < model.slots, "slots", f"{effect} is one too many")
         self.check(fact.deadline is None or world.now < fact.deadline, "hangs", f"{effect} comes after its deadline")
         self.check(fact.least_quality <= self._quality(fact.model), "quality", f"{effect} to size {place.size}")
+        self.check(not place.is_unloading, "unloading", f"{effect} to a worker that somebody wants to end")
         self._in_time(waiting)
+        if fact.keep_seconds is not None:
+            place.keep = fact.keep_seconds
         place.running[effect.ticket] = world.now
         world.running[effect.ticket] = fact.model
 
@@ -199,6 +205,12 @@ class Promises:
             for other in world.waiting.values()
         )
         self.check(model.lease_class != "pinned" or is_growth, "pinned", f"{effect}")
+        idle_seconds = model.idle_seconds if place.keep is None else place.keep
+        idle = world.now - place.idle_since
+        is_idle_too_long = idle_seconds is not None and 0 <= idle_seconds <= idle + 1e-6
+        self.check(bool(world.waiting) or is_idle_too_long, "kept", f"{effect} for nobody, idle for {idle:.1f} s")
+        if is_idle_too_long:
+            return
         if place.phase == "ready" and not is_growth and world.now < place.ready_at + model.min_residency_seconds:
             normal_after = 2 * SETTINGS.aging_seconds  # so long before its bound everybody is at least normal
             is_forced = any(
@@ -273,6 +285,8 @@ class Promises:
             if place.answer is None:
                 phase = "cold" if worker.phase == "failed" else worker.phase
                 self.check(phase == place.phase, "phases", f"{worker} is {place.phase} in truth")
+            if place.is_unloading and place.order is None and not self.world.is_stopping:
+                self.check(bool(running), "unloading", f"{worker} has nothing to do and does not end")
             learnt = worker.load_seconds >= 0 and (worker.wake_seconds or 0) >= 0
             self.check(learnt, "learnt", f"{worker}")
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from simulation.scheduler_cast import RUN_MOST_SECONDS, SETTINGS, devices, models
 from simulation.scheduler_promises import Place, Promises, Violation, Waiting
 from turnout.core.memory import GIB, Demand, Device, Lease, LeaseClass, Model, Priority, Size
@@ -67,6 +69,7 @@ class World:
         caller: str = "",
         deadline_in: float | None = None,
         quality: int = 0,
+        keep: float | None = None,
         doubled: bool = False,
     ) -> str:
         """Somebody asks for a model; perhaps one that was removed."""
@@ -79,6 +82,7 @@ class World:
             caller=caller,
             deadline=None if deadline_in is None else self.now + deadline_in,
             least_quality=quality,
+            keep_seconds=keep,
         )
         ahead = sum(
             isinstance(other.fact, m.RequestArrived) and other.fact.model == name and other.fact.caller == caller
@@ -106,7 +110,7 @@ class World:
             ticket = everybody[index % len(everybody)]
             self.waiting.pop(ticket, None)
             if ticket in self.running:
-                del self.places[self.running.pop(ticket)].running[ticket]
+                self._end_run(ticket)
             for _ in range(2 if doubled else 1):
                 self._tell(m.RequestLeft(ticket=ticket))
 
@@ -224,6 +228,7 @@ class World:
             m.LeaseReleased(id="lease_nobody"),
             m.LeaseRenewed(id="lease_nobody", ttl_seconds=5),
             m.ModelRemoved(name="local/nobody"),
+            m.UnloadAsked(model="local/nobody"),
             m.Measured(device="host/nothing", used_bytes=GIB),
             m.Ticked(),
         ]
@@ -235,7 +240,7 @@ class World:
             self._tell(self._ends[index % len(self._ends)])
 
     def change_model(self, index: int, how: str) -> None:
-        """A model is ``removed``, ``added`` (again), or comes with ``other`` words."""
+        """A model is ``removed``, ``added`` (again), ``pinned``, or comes with ``other`` words."""
         model = self.all_models[index % len(self.all_models)]
         place = self.places.setdefault(model.name, Place())
         self.faults += 1
@@ -244,6 +249,11 @@ class World:
                 del self.models[model.name]
                 place.is_unwanted = True
                 self._tell(m.ModelRemoved(name=model.name))
+            return
+        if how == "pinned":
+            if model.name in self.models and model.lease_class != "voice":
+                model = self.models[model.name] = msgspec.structs.replace(self.models[model.name], lease_class="pinned")
+                self._tell(m.ModelAdded(model=model))
             return
         if how == "other":
             size = model.sizes[-1]
@@ -255,6 +265,16 @@ class World:
         place.is_unwanted = place.phase != "cold"
         self.models[model.name] = model
         self._tell(m.ModelAdded(model=model))
+
+    def unload(self, index: int) -> None:
+        """Somebody wants a worker to end."""
+        name = list(self.places)[index % len(self.places)]
+        place = self.places[name]
+        is_there = place.phase not in {"cold", "stopping"}
+        place.is_unloading = place.is_unloading or is_there
+        place.is_unwanted = place.is_unwanted or is_there
+        self.faults += is_there
+        self._tell(m.UnloadAsked(model=name))
 
     def restart(self) -> None:
         """The daemon dies and comes back: its workers died with it, callers were told, foreign programs live on."""
@@ -339,6 +359,7 @@ class World:
         if isinstance(order, m.StopWorker):
             return self._gone(name, "", 0.0)
         place.held = dict(place.after)
+        place.idle_since = self.now
         if isinstance(order, m.SleepWorker):
             place.phase = "asleep"
             return m.WorkerAsleep(model=name, level=order.level, seconds=took, order=place.number)
@@ -363,14 +384,20 @@ class World:
         place = self.places[name]
         place.phase = "cold"
         place.held = {}
-        place.is_unwanted = False
+        place.is_unwanted = place.is_unloading = False
+        place.keep = None
         for ticket in place.running:
             del self.running[ticket]  # their callers are told by whoever reads from the worker
         place.running.clear()
         return m.WorkerGone(model=name, reason=reason, retry_in=retry_in, order=place.number)
 
+    def _end_run(self, ticket: str) -> None:
+        place = self.places[self.running.pop(ticket)]
+        del place.running[ticket]
+        place.idle_since = self.now
+
     def _finish(self, ticket: str) -> None:
-        del self.places[self.running.pop(ticket)].running[ticket]
+        self._end_run(ticket)
         self._tell(m.RequestFinished(ticket=ticket))
 
     def _tell(self, fact: m.Fact, adopts: str = "") -> None:

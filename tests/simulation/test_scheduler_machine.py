@@ -31,13 +31,27 @@ class SchedulerMachine(RuleBasedStateMachine):
         caller=st.sampled_from("abc"),
         deadline_in=st.sampled_from((None, 1.0, 20.0, 100.0)),
         quality=st.integers(0, 3),
+        keep=st.sampled_from((None, None, None, 0.0, 5.0, -1.0)),
         doubled=DOUBLED,
     )
     def arrive(
-        self, model: int, priority: Priority, caller: str, deadline_in: float | None, quality: int, doubled: bool
+        self,
+        model: int,
+        priority: Priority,
+        caller: str,
+        deadline_in: float | None,
+        quality: int,
+        keep: float | None,
+        doubled: bool,
     ) -> None:
         self.world.arrive(
-            model, priority=priority, caller=caller, deadline_in=deadline_in, quality=quality, doubled=doubled
+            model,
+            priority=priority,
+            caller=caller,
+            deadline_in=deadline_in,
+            quality=quality,
+            keep=keep,
+            doubled=doubled,
         )
 
     @rule(model=st.integers(0, 7), count=st.integers(2, 15), caller=st.sampled_from("abc"))
@@ -96,9 +110,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     def repeat(self, index: int) -> None:
         self.world.repeat(index)
 
-    @rule(index=st.integers(0, 7), how=st.sampled_from(("removed", "added", "other")))
+    @rule(index=st.integers(0, 7), how=st.sampled_from(("removed", "added", "pinned", "other")))
     def change_model(self, index: int, how: str) -> None:
         self.world.change_model(index, how)
+
+    @rule(index=INDEX)
+    def unload(self, index: int) -> None:
+        self.world.unload(index)
 
     @rule()
     def restart(self) -> None:

@@ -125,6 +125,26 @@ def forgets_residency(patch: Patch) -> None:
     patch.setattr(Worker, "stays_until", lambda self, *, is_idle: 0.0)
 
 
+def unloads_under_running(patch: Patch) -> None:
+    def at_once(state: State, fact: m.UnloadAsked, now: float) -> None:
+        worker = state.workers.get(fact.model)
+        if worker is not None and worker.phase in {"ready", "asleep"}:
+            state.stop(worker, "now", now)
+
+    patch.setattr(lifecycle, "unload_asked", at_once)
+
+
+def forgets_to_unload(patch: Patch) -> None:
+    patch.setattr(lifecycle, "unload_asked", lambda state, fact, now: None)
+
+
+def puts_away_what_is_kept(patch: Patch) -> None:
+    def forgetful(self: Worker, seconds: float | None) -> None:
+        self.idle_seconds = self.model.idle_seconds or 3.0
+
+    patch.setattr(Worker, "keep", forgetful)
+
+
 # Defects that lose or double something
 
 
@@ -230,6 +250,9 @@ DEFECTS: dict[str, tuple[Defect, set[str]]] = {
     "forgets_a_lease_over_two_devices": (forgets_a_lease_over_two_devices, {"granted", "book"}),
     "takes_leases_away": (takes_leases_away, {"taken away"}),
     "forgets_residency": (forgets_residency, {"residency"}),
+    "unloads_under_running": (unloads_under_running, {"running", "unloading"}),
+    "forgets_to_unload": (forgets_to_unload, {"unloading"}),
+    "puts_away_what_is_kept": (puts_away_what_is_kept, {"kept", "pinned"}),
     "forgets_deadlines": (_without_timers("deadline"), {"hangs"}),
     "forgets_expiry": (_without_timers("expiry"), {"leases", "hangs", "stalls"}),
     "forgets_to_order_again": (_without_timers("order"), {"hangs", "stalls"}),

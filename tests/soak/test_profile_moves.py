@@ -146,5 +146,6 @@ async def _killed_at(daemon: RunningDaemon, number: int) -> set[int]:
                         await daemon.stop(signal.SIGKILL)
                     seen += 1
     except httpx2.HTTPError:
-        return children
-    raise AssertionError("the switch was told to its end")
+        pass  # the connection broke, or the last step had been told to its end
+    assert seen > number, "it was never killed"
+    return children

@@ -19,6 +19,7 @@ from turnout.scheduler.decide import Decider
 from turnout.scheduler.journal import LeaseJournal
 from turnout.scheduler.leases import LeaseWish
 from turnout.scheduler.loop import SchedulerLoop
+from turnout.scheduler.pins import Pins
 from turnout.scheduler.settings import SchedulerSettings
 from turnout.tiers.base import Call, Capabilities, LiveWorker, ModelSettings
 from turnout.tiers.fleet import Fleet
@@ -184,6 +185,7 @@ class Shell:
             self.bus.emit,
             queue_seconds=PATIENCE_SECONDS,
             load_seconds=0.0,
+            pins=Pins(root / "pins.json"),
             look_seconds=0.01,
         )
         self.bus.subscribe(self.loop.hear, WorkerChanged)

@@ -29,11 +29,11 @@ class Entry(NamedTuple):
 COMMANDS = {
     "up": Entry("Daemon", "up", "Start the daemon."),
     "down": Entry("Daemon", "down", "Stop the daemon; running answers may end first."),
-    "ps": Entry("Daemon", "ps", "Show what is served, and what `auto` means."),
+    "ps": Entry("Daemon", "ps", "Show what is served, how long it stays loaded, and who holds the memory."),
     "logs": Entry("Daemon", "logs", "Show the log of the daemon or of an engine."),
     "run": Entry("Requests", "run", "Ask a model; without a prompt, talk to it."),
     "why": Entry("Requests", "why", "Tell the story of a request."),
-    "models": Entry("Models", "models", "List, pull and remove models; choose what `auto` means."),
+    "models": Entry("Models", "models", "List, pull, load and pin models; choose what `auto` means."),
     "profile": Entry("Models", "profile", "Show profiles, plan the card, switch to another one."),
     "simulate": Entry("Models", "simulate", "Show how a card would bear a workload: swaps, waits, memory."),
     "lease": Entry("Devices", "lease", "Hold memory of a device for a program of yours; list and release leases."),

@@ -1,4 +1,4 @@
-"""``turnout models``: what there is, what is on the disk, and what ``auto`` means."""
+"""``turnout models``: what there is, what is on the disk, what stays in memory, and what ``auto`` means."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from turnout.cli import residency
 from turnout.cli.daemon import find_daemon, named_url, running_daemon
 from turnout.cli.options import ConfigOption, Given, JsonOption, UrlOption, given, new_app
 from turnout.cli.ps import put_targets, spell_auto
@@ -26,7 +27,7 @@ app = new_app()
 def models(
     context: typer.Context, json: JsonOption = False, config: ConfigOption = None, url: UrlOption = None
 ) -> None:
-    """List, pull and remove models; choose what `auto` means."""
+    """List, pull, load and pin models; choose what `auto` means."""
     options = given(context, config, url)
     if context.invoked_subcommand is None:
         _list_all(options, json)
@@ -96,6 +97,9 @@ def default(
         put_json({"auto": status["auto"], "default": status["default"]})
     else:
         put(spell_auto(status))
+
+
+residency.add_to(app)
 
 
 def _list_all(options: Given, is_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -57,6 +58,13 @@ def put_json(value: Any) -> None:
 
     plain = msgspec.to_builtins(value)
     print(json.dumps(plain, indent=2, ensure_ascii=False))
+
+
+def terminal_columns() -> int:
+    """Return how many characters a line of stdout has."""
+    if not is_terminal(sys.stdout):
+        return PIPE_COLUMNS
+    return shutil.get_terminal_size().columns
 
 
 def put_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:

@@ -240,12 +240,52 @@ class Turnout:
             DaemonNotReachable: Nothing answers there.
             ApiError: The daemon's own word; the old profile runs then.
         """
+        return self._follow("/turnout/v1/profiles/active", {"profile": name}, "profile", on_step)
+
+    def load_model(
+        self, target: str, *, keep_alive: float | str | None = None, on_step: Callable[[str], None] | None = None
+    ) -> dict[str, Any]:
+        """Load a model and return how it is then.
+
+        Args:
+            target: Which; ``local/`` may be left out.
+            keep_alive: How long it stays while nobody uses it, as in a request; as before if left out.
+            on_step: Called with how far it is, in words.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: No such model, not one of ours, or there is no room for it.
+        """
+        body = {} if keep_alive is None else {"keep_alive": keep_alive}
+        return self._follow(_model_path(target, "load"), body, "name", on_step)
+
+    def unload_model(self, target: str, *, on_step: Callable[[str], None] | None = None) -> dict[str, Any]:
+        """Unload a model once its running answers have ended; arguments and errors as in ``load_model``."""
+        return self._follow(_model_path(target, "unload"), {}, "name", on_step)
+
+    def pin_model(self, target: str, *, is_pinned: bool = True) -> dict[str, Any]:
+        """Keep a model in memory once it is loaded, or let it go again; return how it is then.
+
+        Args:
+            target: Which; ``local/`` may be left out.
+            is_pinned: False lets it go.
+
+        Raises:
+            DaemonNotReachable: Nothing answers there.
+            ApiError: No such model, not one of ours, or the configuration pins it.
+        """
+        return self._ask("POST", _model_path(target, "pin" if is_pinned else "unpin"), {})
+
+    def _follow(
+        self, path: str, body: dict[str, Any], last: str, on_step: Callable[[str], None] | None
+    ) -> dict[str, Any]:
+        """Ask for something that takes its time, tell every step, and return the event that has the last one's key."""
         import httpx2
 
         request = self._http.build_request(
             "POST",
-            "/turnout/v1/profiles/active",
-            json={"profile": name},
+            path,
+            json=body,
             headers={"accept": "text/event-stream"},
             timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
         )
@@ -261,13 +301,13 @@ class Turnout:
                     on_step(str(event["step"]))
                 elif "error" in event:
                     raise error_of(event["error"], event.get("status", 500))
-                elif "profile" in event:
+                elif last in event:
                     return dict(event)
         except httpx2.TransportError as error:
             raise DaemonNotReachable(f"the daemon is gone: {error}", hint="`turnout ps` looks again") from error
         finally:
             response.close()
-        raise DaemonNotReachable("the daemon ended before the switch did", hint="`turnout up` starts it")
+        raise DaemonNotReachable("the daemon ended before this was done", hint="`turnout up` starts it")
 
     def chat_stream(
         self, messages: Sequence[Mapping[str, Any]], model: str = AUTO, *, max_tokens: int | None = None
@@ -343,6 +383,10 @@ class Turnout:
                 hint="are daemon and client of the same version? `turnout doctor` compares them",
                 code="not_understood",
             ) from None
+
+
+def _model_path(target: str, act: str) -> str:
+    return f"/turnout/v1/models/{quote(target)}/{act}"
 
 
 def check_url(url: str) -> str:

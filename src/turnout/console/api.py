@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from turnout.core.ids import new_request_id
 from turnout.dispatch.traces import TraceStore
 from turnout.gateway.openai import error_body
 from turnout.gateway.routes import not_found
+from turnout.tiers.base import EngineLoad
 
 TRACES_LIMIT = 1000
 
@@ -42,6 +43,7 @@ class Console:
         traces: The stories of past requests.
         default_model: What ``auto`` means.
         shut_down: Begins to stop the daemon.
+        loads: Asks how busy engines are, by target.
         routes: What others answer, such as leases.py.
     """
 
@@ -52,11 +54,13 @@ class Console:
         traces: TraceStore,
         default_model: DefaultModel,
         shut_down: Callable[[], None],
+        loads: Callable[[], Awaitable[Mapping[str, EngineLoad]]] | None = None,
         routes: Sequence[Route] = (),
     ) -> None:
         self._status = status
         self._traces = traces
         self._default_model = default_model
+        self._loads = loads
         self._routes = routes
         self._shut_down = shut_down
 
@@ -81,8 +85,11 @@ class Console:
         return HTMLResponse(render_page(self._status(), traces))
 
     async def status(self, _: Request) -> Response:
-        """Return daemon, targets and the default model."""
-        return JsonResponse(self._status())
+        """Return daemon, targets (with how busy their engines are, where they say so) and the default model."""
+        loads = {} if self._loads is None else await self._loads()
+        status = self._status()
+        status["targets"] = [{**target, "load": loads.get(target["name"])} for target in status["targets"]]
+        return JsonResponse(status)
 
     async def list_traces(self, request: Request) -> Response:
         """Return the newest traces, newest first."""

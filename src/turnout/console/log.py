@@ -12,6 +12,7 @@ from turnout.core.events import (
     DaemonStopping,
     DefaultChosen,
     Event,
+    JobMemoryKept,
     JournalFailed,
     LeaseEnded,
     LeaseGranted,
@@ -88,7 +89,7 @@ def describe(event: Event) -> tuple[int, str]:
         case TracesDegraded():
             return logging.ERROR, f"traces cannot be written: {event.reason} ({event.dropped} dropped)"
         case (
-            LeaseGranted() | LeaseEnded() | JournalFailed() | OrderOverdue() | WorkerOrdered()
+            LeaseGranted() | LeaseEnded() | JobMemoryKept() | JournalFailed() | OrderOverdue() | WorkerOrdered()
             | RequestWaiting() | RequestAdmitted() | RequestTurnedAway()
         ):  # fmt: skip
             return describe_scheduling(event)
@@ -112,6 +113,9 @@ def describe_scheduling(event: Event) -> tuple[int, str]:
                 logging.INFO,
                 f"{lease.holder!r} gave back {spell_demand(lease.devices)}: {event.reason} ({lease.id})",
             )
+        case JobMemoryKept():
+            tries = event.tries + 1
+            return logging.WARNING, f"{event.holder!r} was asked {tries} times to free its memory; its lease goes on"
         case JournalFailed():
             return logging.ERROR, f"leases cannot be written down: {event.reason}"
         case OrderOverdue():

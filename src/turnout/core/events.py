@@ -153,6 +153,13 @@ class LeaseEnded(Event, frozen=True, kw_only=True, tag="lease_ended"):
     reason: str
 
 
+class JobMemoryKept(Event, frozen=True, kw_only=True, tag="job_memory_kept"):
+    """A program was asked to free its memory and has not done so; its lease goes on."""
+
+    holder: str
+    tries: int
+
+
 class JournalFailed(Event, frozen=True, kw_only=True, tag="journal_failed"):
     """The leases cannot be written down: what was not, the next daemon will not know."""
 

@@ -65,6 +65,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         priority: How urgent it is where requests have to wait for each other.
         session: Whom fairness counts where no key says who asks.
         progress: Whether a stream shall tell of its waiting, in comments.
+        keep_alive_seconds: How long the model is kept in memory while nobody uses it, from this request on; below 0
+            for no end, None where the caller does not say.
         body_bytes: Size of the body, for the trace.
     """
 
@@ -81,6 +83,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     priority: Priority = "normal"
     session: str = ""
     progress: bool = False
+    keep_alive_seconds: float | None = None
     body_bytes: int = 0
 
 

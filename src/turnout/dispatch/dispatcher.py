@@ -362,7 +362,14 @@ class Dispatcher:
         ticket = f"{request.id}.{passage.record.tries}"
         caller = passage.record.key_name or request.session
         try:
-            if not self._turns.try_admit(ticket, target.name, request.priority, caller, request.deadline_seconds):
+            if not self._turns.try_admit(
+                ticket,
+                target.name,
+                request.priority,
+                caller,
+                request.deadline_seconds,
+                keep_seconds=request.keep_alive_seconds,
+            ):
                 told = passage.tell_place if request.progress and request.stream else None
                 await self._turns.wait(ticket, request.priority, told)
                 attempt.step("queue" if target.state == "ready" else "load")

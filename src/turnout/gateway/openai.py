@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from turnout.core.errors import InvalidRequest, TurnoutError
+from turnout.core.keep_alive import EXPECTED, read_keep_alive
 from turnout.core.memory import PRIORITIES, Priority
 from turnout.core.words import AUTO, Privacy, Request, RequestKind
 
@@ -29,6 +30,8 @@ class CommonFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str | msgspec.UnsetType = msgspec.UNSET
     user: str | None = None
+    keep_alive: float | str | msgspec.UnsetType | None = msgspec.UNSET
+    """Ollama's word. It is for turnout: no engine behind it is told."""
 
 
 class GenerationFacts(CommonFacts, frozen=True, kw_only=True):
@@ -79,6 +82,7 @@ class RequestHeaders(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = "normal"
     session: str = ""
     progress: bool = False
+    keep_alive_seconds: float | None = None
 
 
 NO_WISHES = RequestHeaders()
@@ -97,7 +101,7 @@ class Body:
 
     Args:
         data: The bytes that the caller sent.
-        place: Where the value of ``model`` begins and ends, if that is plain to see.
+        place: Where the value of ``model`` begins and ends, if that is plain to see and the rest stays as it is.
     """
 
     def __init__(self, data: bytes, place: tuple[int, int] | None) -> None:
@@ -105,7 +109,7 @@ class Body:
         self._place = place
 
     def with_model(self, model: str, *, asks_usage: bool = False) -> bytes:
-        """Return the body with another ``model``; every other value keeps its bytes.
+        """Return the body with another ``model`` and without ``keep_alive``; every other value keeps its bytes.
 
         Args:
             model: The engine's own name for its model.
@@ -115,6 +119,7 @@ class Body:
             start, end = self._place
             return b"%b%b%b" % (self.data[:start], msgspec.json.encode(model), self.data[end:])
         fields: dict[str, Any] = {**Fields.decode(self.data), "model": model}
+        fields.pop("keep_alive", None)
         if asks_usage:
             given = fields.get("stream_options")
             options = Fields.decode(given) if given and bytes(given) != b"null" else {}
@@ -166,9 +171,22 @@ def read_request(kind: RequestKind, data: bytes, request_id: str, wishes: Reques
         priority=wishes.priority,
         session=wishes.session,
         progress=wishes.progress,
+        keep_alive_seconds=_keep_alive(facts, wishes),
         body_bytes=len(data),
     )
-    return request, Body(data, _model_place(data, facts.model))
+    place = _model_place(data, facts.model) if facts.keep_alive is msgspec.UNSET else None
+    return request, Body(data, place)
+
+
+def _keep_alive(facts: CommonFacts, wishes: RequestHeaders) -> float | None:
+    """Return what the body says, or else the header."""
+    given = facts.keep_alive
+    if given is None or isinstance(given, msgspec.UnsetType):
+        return wishes.keep_alive_seconds
+    seconds = read_keep_alive(given)
+    if seconds is None:
+        raise InvalidRequest(f"keep_alive {given!r} is no duration", param="keep_alive", hint=f"send {EXPECTED}")
+    return seconds
 
 
 def _invalid_json(error: Exception) -> InvalidRequest:
@@ -284,6 +302,7 @@ WISHES: dict[bytes, tuple[str, Callable[[str], Any], str]] = {
     b"x-turnout-deadline-ms": ("deadline_seconds", _deadline_seconds, "milliseconds, from 1 to 86400000"),
     b"x-turnout-priority": ("priority", _one_of(PRIORITIES), "one of interactive, normal, background"),
     b"x-turnout-session": ("session", _session, f"1 to {SESSION_CHARACTERS} printable ASCII characters"),
+    b"x-turnout-keep-alive": ("keep_alive_seconds", read_keep_alive, EXPECTED),
     b"x-turnout-progress": ("progress", {"true": True, "false": False}.get, "true or false"),
 }
 """The field that a header sets, what reads its value (None: it makes no sense), and what was expected."""

@@ -72,6 +72,7 @@ class Admissions:
         *,
         least_quality: int = 0,
         expected_seconds: float | None = None,
+        keep_seconds: float | None = None,
     ) -> bool:
         """Enter the line; return whether the request may go to its model at once.
 
@@ -85,6 +86,7 @@ class Admissions:
             deadline_seconds: How long an admission is of use, from now.
             least_quality: The smallest size that will do, where the model has several.
             expected_seconds: How long it will run, if somebody can tell.
+            keep_seconds: How long an idle worker is kept from then on; below 0 for no end, None as before.
 
         Raises:
             QueueFull: Too many wait already.
@@ -106,6 +108,7 @@ class Admissions:
                 deadline=now + (self._queue_seconds if deadline_seconds is None else deadline_seconds),
                 least_quality=least_quality,
                 expected_seconds=expected_seconds,
+                keep_seconds=keep_seconds,
             )
         )
         if entry.error is not None:
@@ -163,9 +166,11 @@ class Admissions:
         caller: str = "",
         deadline_seconds: float | None = None,
         on_progress: Progress | None = None,
+        *,
+        keep_seconds: float | None = None,
     ) -> None:
         """Return when a request may go to its model; see ``try_admit`` and ``wait``. ``finished`` ends it."""
-        if not self.try_admit(ticket, target, priority, caller, deadline_seconds):
+        if not self.try_admit(ticket, target, priority, caller, deadline_seconds, keep_seconds=keep_seconds):
             await self.wait(ticket, priority, on_progress)
 
     def finished(self, ticket: str) -> None:
@@ -194,8 +199,13 @@ class Admissions:
         fact = RequestArrived(ticket=ticket, model=target, priority="background", deadline=now + patience_seconds)
         self._line.tell(fact)
 
-    async def load(self, target: str) -> None:
+    async def load(self, target: str, on_progress: Progress | None = None, keep_seconds: float | None = None) -> None:
         """Return when a model is loaded.
+
+        Args:
+            target: Which.
+            on_progress: As in ``wait``.
+            keep_seconds: As in ``try_admit``.
 
         Raises:
             TurnoutError: It cannot be loaded, or not in time.
@@ -203,7 +213,7 @@ class Admissions:
         self._count += 1
         ticket = f"load_{self._count}"
         try:
-            await self.admit(ticket, target)
+            await self.admit(ticket, target, on_progress=on_progress, keep_seconds=keep_seconds)
         finally:
             self.finished(ticket)
 

@@ -55,6 +55,7 @@ class Decider:
             m.OrderFailed: partial(lifecycle.order_failed, self._state),
             m.ModelAdded: partial(lifecycle.model_added, self._state),
             m.ModelRemoved: partial(lifecycle.model_removed, self._state),
+            m.UnloadAsked: partial(lifecycle.unload_asked, self._state),
             m.LeaseAsked: self._lease_asked,
             m.LeaseAdopted: self._lease_adopted,
             m.LeaseRenewed: self._lease_renewed,
@@ -122,6 +123,8 @@ class Decider:
         ):
             worker.interest.arrived(fact.caller, now)
             worker.running[ticket] = Run(now, fact.expected_seconds)
+            if fact.keep_seconds is not None:
+                worker.keep(fact.keep_seconds)
             state.running[ticket] = worker
             state.effects.append(m.AdmitRequest(ticket=ticket, model=fact.model))
             return
@@ -168,7 +171,7 @@ class Decider:
             worker.idle_since = now
             if state.is_blocked or worker.gate != OPEN:
                 state.is_unsettled = True
-            lifecycle.watch_idle(state, worker, now)
+            lifecycle.fell_idle(state, worker, now)
 
     def _stopped_waiting(self, id_: str) -> None:
         state = self._state
@@ -289,6 +292,7 @@ class Decider:
                     state.effects.append(m.EndLease(id=key, reason="it expired without a renewal"))
             elif (worker := state.workers.get(key)) is not None:
                 if kind == "idle":
-                    lifecycle.put_away(state, worker, now)
+                    if worker.idle_look_at == at:
+                        lifecycle.put_away(state, worker, now)
                 elif worker.order_number == number and worker.phase in MOVING:
                     state.repeat_order(worker, now)

@@ -192,6 +192,29 @@ class LeaseBook:
         self._drop(lease_id, reason)
         return lease
 
+    # tiers.base.LeaseTaker: for engines that watch a program of somebody else
+
+    async def take(
+        self, holder: str, devices: Demand, lease_class: LeaseClass, ttl_seconds: float, wait_seconds: float
+    ) -> Lease:
+        """Return a lease as soon as it is granted; see ``ask``."""
+        wish = LeaseWish(
+            devices=devices, lease_class=lease_class, holder=holder, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds
+        )
+        return await self.ask(wish)
+
+    def keep(self, lease_id: str, ttl_seconds: float) -> bool:
+        """Let a lease last so long from now on; False if it has ended."""
+        if lease_id not in self._leases:
+            return False
+        self.renew(lease_id, ttl_seconds)
+        return True
+
+    def give_back(self, lease_id: str) -> None:
+        """End a lease, if it has not ended yet."""
+        if lease_id in self._leases:
+            self.release(lease_id)
+
     def all(self) -> list[Lease]:
         """Return what holds, oldest first."""
         return list(self._leases.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from turnout.core.memory import Model
 from turnout.scheduler import messages as m
 from turnout.scheduler.objections import refusal
-from turnout.scheduler.state import State
+from turnout.scheduler.state import NEVER, State
 from turnout.scheduler.worker import CLOSED, OPEN, STARTING, Worker
 
 
@@ -71,7 +71,7 @@ def _settled_in(state: State, worker: Worker, phase: m.WorkerPhase, now: float) 
     state.pool.hold(worker.holder, devices, is_beside=state.is_beside(worker))
     state.admit(worker, now)  # before anybody else may take it away: each load serves somebody
     state.is_unsettled = True
-    watch_idle(state, worker, now)
+    fell_idle(state, worker, now)
 
 
 def worker_gone(state: State, fact: m.WorkerGone, now: float) -> None:
@@ -86,6 +86,8 @@ def worker_gone(state: State, fact: m.WorkerGone, now: float) -> None:
     worker.level = -1
     worker.gate = OPEN
     worker.gated_for = None
+    worker.keep(None)
+    worker.is_unloading = False
     state.pool.release(worker.holder)
     for ticket in worker.running:
         del state.running[ticket]
@@ -106,29 +108,50 @@ def worker_gone(state: State, fact: m.WorkerGone, now: float) -> None:
     state.is_unsettled = True
 
 
-def watch_idle(state: State, worker: Worker, now: float) -> None:
-    """Have a look at a worker when it will have been idle for too long."""
-    seconds = worker.model.idle_seconds
-    if seconds is not None and not worker.has_idle_timer and not worker.is_pinned and not worker.running:
-        worker.has_idle_timer = True
-        state.remind(max(now, worker.idle_since + seconds), "idle", worker.name)
+def fell_idle(state: State, worker: Worker, now: float) -> None:
+    """See to a worker on which nothing may run any more: it ends as asked, or is looked at when idle for too long."""
+    if worker.running or worker.phase not in {"ready", "asleep"}:
+        return
+    if worker.is_unloading:
+        state.stop(worker, "somebody asked to unload it", now)
+    elif (seconds := worker.idle_seconds) is not None:
+        at = max(now, worker.idle_since + seconds)
+        if at < worker.idle_look_at:
+            worker.idle_look_at = at
+            state.remind(at, "idle", worker.name)
 
 
 def put_away(state: State, worker: Worker, now: float) -> None:
-    """Look whether a worker is idle for too long: it sleeps, deeper the next time, and at last is stopped."""
-    worker.has_idle_timer = False
-    seconds = worker.model.idle_seconds
+    """Look whether a worker is idle for too long: it sleeps, deeper the next time, and at last is stopped.
+
+    One that is not to be kept at all (0 seconds) is stopped at once: nobody expects it to come back soon.
+    """
+    worker.idle_look_at = NEVER
+    seconds = worker.idle_seconds
     if seconds is None or worker.phase not in {"ready", "asleep"} or worker.running or worker.waiting:
         return
     if now < worker.idle_since + seconds:
-        watch_idle(state, worker, now)
+        fell_idle(state, worker, now)
         return
     reason = f"idle for {now - worker.idle_since:.0f} s"
-    for level in range(worker.level + 1, 0 if worker.cannot_sleep else len(worker.model.sleep_levels)):
+    can_sleep = seconds > 0 and not worker.cannot_sleep
+    for level in range(worker.level + 1, len(worker.model.sleep_levels) if can_sleep else 0):
         if state.has_room_to_sleep(worker, level, now):
             state.sleep(worker, level, reason, now)
             return
     state.stop(worker, reason, now)
+
+
+def unload_asked(state: State, fact: m.UnloadAsked, now: float) -> None:
+    """Somebody wants a worker to end: nobody is admitted any more, and it stops when nothing runs on it."""
+    worker = state.workers.get(fact.model)
+    if worker is None or worker.phase in {"cold", "failed", "stopping"}:
+        return
+    worker.is_unloading = True
+    worker.next_model = worker.next_model or worker.model
+    worker.gate = CLOSED
+    fell_idle(state, worker, now)
+    state.is_unsettled = True
 
 
 def model_added(state: State, fact: m.ModelAdded, now: float) -> None:
@@ -136,9 +159,10 @@ def model_added(state: State, fact: m.ModelAdded, now: float) -> None:
     worker = state.workers.get(fact.model.name)
     if worker is None:
         state.workers[fact.model.name] = Worker(fact.model, state.settings)
-    elif worker.fits(fact.model):
+    elif worker.fits(fact.model) and not worker.is_unloading:
         worker.is_removed = False
         _change_words(state, worker, fact.model, now)
+        fell_idle(state, worker, now)
     else:
         worker.is_removed = False
         worker.next_model = fact.model

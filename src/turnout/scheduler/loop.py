@@ -47,7 +47,10 @@ from turnout.scheduler.messages import (
     WorkerAsleep,
     WorkerGone,
     WorkerReady,
+    WorkerView,
 )
+from turnout.scheduler.pins import Pins
+from turnout.scheduler.unloads import Unloads
 from turnout.tiers.fleet import Fleet
 from turnout.tiers.local.devices.base import DeviceReader, attribute
 from turnout.tiers.local.devices.watch import LOOK_SECONDS, Watch
@@ -109,6 +112,7 @@ class SchedulerLoop:
         emit: Tells everybody about a fact.
         queue_seconds: How long a request waits where it does not say.
         load_seconds: How long a start may take.
+        pins: What a person has pinned; nothing if left out.
         effects: Carries orders out; the fleet's engines if left out.
         look_seconds: Between two looks at the devices.
     """
@@ -124,6 +128,7 @@ class SchedulerLoop:
         *,
         queue_seconds: float,
         load_seconds: float,
+        pins: Pins | None = None,
         effects: Effects | None = None,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
@@ -134,6 +139,7 @@ class SchedulerLoop:
         self._clock = clock
         self._emit = emit
         self._load_seconds = load_seconds
+        self._pins = pins or Pins()
         self._watch = Watch(self._look, self._saw, look_seconds)
         self._effects = effects or FleetEffects(fleet, self.end_order)
         self._facts: deque[Fact] = deque()
@@ -145,6 +151,7 @@ class SchedulerLoop:
         self._ready: set[str] = set()
         self._is_stopping = False
         self.requests = Admissions(self, clock, emit, queue_seconds)
+        self.unloads = Unloads(self.tell, self.worker)
         self.leases = LeaseBook(journal, self, clock, emit, self.holders_on)
 
     # Its life
@@ -298,6 +305,7 @@ class SchedulerLoop:
             case WorkerGone():
                 self._ready.discard(fact.model)
                 self.leases.worker_gone(fact.model)
+                self.unloads.gone(fact.model)
                 self._watch.soon()  # whoever waits for the memory waits until it is seen to be free
             case OrderFailed():
                 pass  # it is as it was
@@ -328,6 +336,15 @@ class SchedulerLoop:
         self._compare_models()
         self._end_overdue()
 
+    def pin(self, target: str, *, is_pinned: bool) -> None:
+        """Pin a model or let it go, now and after a restart; what the configuration pins stays pinned.
+
+        Raises:
+            SetupError: It cannot be written down: nothing has changed.
+        """
+        self._pins.set(target, is_pinned=is_pinned)
+        self._compare_models()
+
     def models_changed(self) -> None:
         """Look at the fleet's models now, and not at the next look at the devices."""
         self._compare_models()
@@ -335,7 +352,7 @@ class SchedulerLoop:
     def _compare_models(self) -> None:
         """Tell the decider of models that have come, gone, or want something else than before."""
         known = self.requests.models
-        found = {name: model for name, (model, _) in self._fleet.models().items()}
+        found = {name: self._pins.applied(model) for name, (model, _) in self._fleet.models().items()}
         for name in [name for name in known if name not in found]:
             del known[name]
             self.requests.is_well(name)  # another model may come under this name: it has not failed
@@ -365,6 +382,10 @@ class SchedulerLoop:
         """Return everything as it is; leases with their times."""
         view = self._scheduler.view(self._clock.monotonic_seconds())
         return msgspec.structs.replace(view, leases=tuple(self.leases.all()))
+
+    def worker(self, target: str) -> WorkerView | None:
+        """Return a model's worker as it is, or None if there is no such model."""
+        return next((worker for worker in self.view().workers if worker.model == target), None)
 
     def holders(self, view: View | None = None) -> list[Holder]:
         """Return who holds memory: workers first, then foreign programs."""

@@ -38,6 +38,12 @@ class ModelRemoved(Fact, frozen=True, kw_only=True, tag="model_removed"):
     name: str
 
 
+class UnloadAsked(Fact, frozen=True, kw_only=True, tag="unload_asked"):
+    """Somebody wants a model's worker to end: who runs may go on to the end, who waits is served by the next one."""
+
+    model: str
+
+
 class RequestArrived(Fact, frozen=True, kw_only=True, tag="request_arrived"):
     """Somebody wants to use a model.
 
@@ -49,6 +55,8 @@ class RequestArrived(Fact, frozen=True, kw_only=True, tag="request_arrived"):
         deadline: Monotonic seconds after which an admission is useless.
         least_quality: The smallest ``Size.quality`` that will do.
         expected_seconds: How long it will run once admitted, if somebody can tell; for expected waits only.
+        keep_seconds: From its admission on the worker is put away when it has been idle for so long; below 0 never by
+            itself, None as before.
     """
 
     ticket: str
@@ -58,6 +66,7 @@ class RequestArrived(Fact, frozen=True, kw_only=True, tag="request_arrived"):
     deadline: float | None = None
     least_quality: int = 0
     expected_seconds: float | None = None
+    keep_seconds: float | None = None
 
 
 class RequestLeft(Fact, frozen=True, kw_only=True, tag="request_left"):
@@ -301,17 +310,38 @@ class EndLease(Effect, frozen=True, kw_only=True, tag="end_lease"):
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
-    """One model as the scheduler sees it."""
+    """One model as the scheduler sees it.
+
+    Attributes:
+        model: The target.
+        phase: Where its worker is.
+        lease_class: How it may be treated.
+        size: Name of the size that is loaded.
+        devices: Bytes granted.
+        measured: Bytes in use at the last look, where somebody can tell.
+        running: Requests.
+        waiting: Requests.
+        load_seconds: A load from cold.
+        wake_seconds: A wake from its sleep; None if it cannot sleep.
+        idle_seconds: So long it stays while nobody uses it; None if that is for the room to decide.
+        put_away_in_seconds: From now until it is put away, if nobody uses it; None if that is not due.
+        is_unloading: It ends when nothing runs on it.
+        detail: In words.
+    """
 
     model: str
     phase: WorkerPhase
     lease_class: LeaseClass
     size: str = ""
     devices: Demand = {}
+    measured: Demand = {}
     running: int = 0
     waiting: int = 0
     load_seconds: float = 0.0
     wake_seconds: float | None = None
+    idle_seconds: float | None = None
+    put_away_in_seconds: float | None = None
+    is_unloading: bool = False
     detail: str = ""
 
 

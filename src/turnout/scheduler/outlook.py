@@ -57,7 +57,7 @@ def view(state: State, now: float) -> View:
             )
             for device in state.pool.devices.values()
         ),
-        workers=tuple(_worker_view(state, worker) for worker in state.workers.values()),
+        workers=tuple(_worker_view(state, worker, now) for worker in state.workers.values()),
         leases=tuple(held.lease for held in state.leases.values()),
         waiting=tuple(entry for line in lines if line for entry in _line_view(state, line, now)),
     )
@@ -76,16 +76,29 @@ def _line_view(state: State, line: Line, now: float) -> Iterator[WaitingView]:
         yield _waiting_view(waiter, ahead, expected, now)
 
 
-def _worker_view(state: State, worker: Worker) -> WorkerView:
+def _worker_view(state: State, worker: Worker, now: float) -> WorkerView:
     devices = state.pool.devices
+    readings = {device: state.pool.reading(device, now) for device in devices}
+    is_idle = worker.phase in {"ready", "asleep"} and not worker.running and not worker.waiting
+    idle_seconds = worker.idle_seconds
     return WorkerView(
         model=worker.name,
         phase=worker.phase,
         lease_class=worker.model.lease_class,
         size="" if worker.phase in {"cold", "failed"} else worker.model.sizes[worker.size].name,
         devices={device: amount for device, amount in state.pool.held(worker.holder).items() if device in devices},
+        measured={
+            device: reading.by_holder[worker.name]
+            for device, reading in readings.items()
+            if reading is not None and worker.name in reading.by_holder
+        },
         running=len(worker.running),
         waiting=worker.waiting,
+        idle_seconds=idle_seconds,
+        put_away_in_seconds=max(0.0, worker.idle_since + idle_seconds - now)
+        if is_idle and idle_seconds is not None
+        else None,
+        is_unloading=worker.is_unloading,
         load_seconds=worker.load_seconds(worker.model.preferred_size),
         wake_seconds=worker.wake_seconds(max(0, worker.level)) if worker.model.sleep_levels else None,
         detail=worker.failure or ("makes way" if worker.gated_for is not None else ""),

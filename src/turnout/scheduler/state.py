@@ -138,7 +138,8 @@ class State:
         if kind == "order":
             worker = self.workers.get(key)
             return worker is not None and worker.order_number == number and worker.phase in MOVING
-        return key in self.workers
+        worker = self.workers.get(key)
+        return worker is not None and worker.idle_look_at == at
 
     # Requests
 
@@ -172,6 +173,8 @@ class State:
             waiter.line.take(waiter, now)
             worker.waiting -= 1
             worker.running[fact.ticket] = Run(now, fact.expected_seconds)
+            if fact.keep_seconds is not None:
+                worker.keep(fact.keep_seconds)
             self.running[fact.ticket] = worker
             self.effects.append(AdmitRequest(ticket=fact.ticket, model=worker.name))
 

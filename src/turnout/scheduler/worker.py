@@ -71,10 +71,14 @@ class Worker:
         plan: The last plan to make room for its waiters.
         start_claim: The claim of its waiters while it is cold, if it has one size; made once.
         lingers_until_waiting: If that many wait, it is time to look again whether others should make way for it; or 0.
-        has_idle_timer: A look at whether it is idle for too long is due.
+        keep_seconds: What the last request that said so wants instead of the model's ``idle_seconds``; below 0 it is
+            not put away for being idle.
+        idle_seconds: What comes of both: how long it stays while nobody uses it; None if only who needs room decides.
+        idle_look_at: When a look at whether it is idle for too long is due; infinite if none is.
         cannot_sleep: It failed to, and is not asked again until it was started anew; likewise the others.
         is_removed: Its model was taken away.
         next_model: New words that it does not fit: it ends when it is idle, and they hold for the next one.
+        is_unloading: Somebody wants it to end; its own words are the ``next_model`` then, unless newer ones came.
         is_exempt: It fits only if it may use the room for voice.
     """
 
@@ -106,12 +110,15 @@ class Worker:
         self.plan: KnownPlan | None = None
         self.start_claim: Claim | None = None
         self.lingers_until_waiting = 0
-        self.has_idle_timer = False
+        self.keep_seconds: float | None = None
+        self.idle_seconds: float | None = None
+        self.idle_look_at = math.inf
         self.cannot_sleep = False
         self.cannot_wake = False
         self.cannot_resize = False
         self.is_removed = False
         self.next_model: Model | None = None
+        self.is_unloading = False
         self.is_exempt = False
         self.running: dict[str, Run] = {}
         self.interest = Interest(settings.rate_seconds)
@@ -138,6 +145,7 @@ class Worker:
         self.slots = float("inf") if model.slots is None else model.slots
         self.is_voice = model.lease_class == "voice"
         self.is_pinned = model.lease_class == "pinned"
+        self.keep(self.keep_seconds)
         for size in model.sizes:
             self._load.setdefault(size.name, LearntSeconds(size.load_seconds))
         for level in model.sleep_levels:
@@ -145,6 +153,12 @@ class Worker:
             self._sleep.setdefault(level.level, LearntSeconds(level.sleep_seconds))
         self.lines = [Line(self._settings.aging_seconds) for _ in model.sizes]
         self.waiting = 0
+
+    def keep(self, seconds: float | None) -> None:
+        """Be kept for so long while nobody uses it: below 0 without an end, None as its model's words say."""
+        self.keep_seconds = seconds
+        idle = self.model.idle_seconds if seconds is None else seconds
+        self.idle_seconds = None if idle is None or idle < 0 or self.is_pinned else idle
 
     def fits(self, model: Model) -> bool:
         """Whether the present worker may go on under new words."""

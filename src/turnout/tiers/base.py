@@ -16,7 +16,7 @@ from turnout.config.paths import Paths
 from turnout.config.schema import DeadlineSettings
 from turnout.core.clock import Clock
 from turnout.core.events import Emit
-from turnout.core.memory import Demand, Device, Model
+from turnout.core.memory import Demand, Device, Lease, LeaseClass, Model
 from turnout.core.words import PATHS, Origin, RequestKind, Target
 from turnout.tiers.transport import Deadlines, HttpResponse, Transport
 
@@ -40,6 +40,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
             start and to stop them. Nothing is decided for other engines.
         sleeps: It is a ``SleepingEngine`` too.
         resizes: It is a ``ResizingEngine`` too.
+        tells_load: It is a ``TellingEngine`` too.
     """
 
     owns_process: bool
@@ -47,6 +48,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     takes_orders: bool = False
     sleeps: bool = False
     resizes: bool = False
+    tells_load: bool = False
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +97,35 @@ class Loader(Protocol):
         ...
 
 
+class LeaseTaker(Protocol):
+    """Whoever grants memory to programs that are not ours: the scheduler."""
+
+    async def take(
+        self, holder: str, devices: Demand, lease_class: LeaseClass, ttl_seconds: float, wait_seconds: float
+    ) -> Lease:
+        """Return a lease as soon as it is granted.
+
+        Args:
+            holder: For whom, in words.
+            devices: Bytes on each device.
+            lease_class: How it may be treated.
+            ttl_seconds: How long it lasts without being kept.
+            wait_seconds: How long to wait.
+
+        Raises:
+            TurnoutError: It is not granted in time, or never.
+        """
+        ...
+
+    def keep(self, lease_id: str, ttl_seconds: float) -> bool:
+        """Let a lease last so long from now on; False if it has ended."""
+        ...
+
+    def give_back(self, lease_id: str) -> None:
+        """End a lease, if it has not ended yet."""
+        ...
+
+
 class EngineContext(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is given by the composition root.
 
@@ -107,6 +138,7 @@ class EngineContext(msgspec.Struct, frozen=True, kw_only=True):
         deadlines: The one table of deadlines.
         secret: Returns the value of an environment or ``.env`` variable, or None.
         devices: What there is to place models on; empty where nobody shares anything.
+        leases: Grants memory to programs of others, where somebody does.
         loader: Decides when there is room; without one, a managed engine starts what it is wished for at once.
     """
 
@@ -119,6 +151,7 @@ class EngineContext(msgspec.Struct, frozen=True, kw_only=True):
     secret: Callable[[str], str | None]
     devices: Sequence[Device] = ()
     loader: Loader | None = None
+    leases: LeaseTaker | None = None
 
 
 class Engine(Protocol):
@@ -228,6 +261,28 @@ class ResizingEngine(ManagedEngine, Protocol):
 
     def resize(self, target: str, size: str, devices: Demand) -> None:
         """Order a ready worker to another size."""
+        ...
+
+
+class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """How busy an engine is.
+
+    Attributes:
+        running: Requests that it generates for.
+        waiting: Requests that wait inside of it.
+        cache_use: How much of its KV cache is taken, 0 to 1; None if it does not say.
+    """
+
+    running: int
+    waiting: int
+    cache_use: float | None = None
+
+
+class TellingEngine(Engine, Protocol):
+    """An engine that says how busy it is inside."""
+
+    async def load(self) -> EngineLoad | None:
+        """Return that, or None while it does not say; asked when a person looks, and by nobody else."""
         ...
 
 

@@ -131,6 +131,16 @@ async def test_a_cold_model_is_loaded_and_the_trace_says_so(tmp_path: Path) -> N
         assert [step.name for step in house.traces[1].attempts[0].steps] == ["send", "first_byte", "body"]
 
 
+async def test_a_request_says_how_long_its_model_is_kept(tmp_path: Path) -> None:
+    house = House(tmp_path, "local/a")
+    async with running(house.shell):
+        await house.ask(1, keep_alive_seconds=-1.0)
+        assert ("stop", "local/a") not in house.engine.orders
+        await house.ask(2, keep_alive_seconds=0.0)
+        while ("stop", "local/a") not in house.engine.orders:
+            await asyncio.sleep(0)
+
+
 async def test_one_slot_serves_one_at_a_time_in_order(tmp_path: Path) -> None:
     house = House(tmp_path, "local/a")
     async with running(house.shell):

@@ -267,6 +267,38 @@ def test_numbers_and_escapes_that_python_would_rewrite_are_kept(raw: bytes) -> N
     assert b'"extra":' + raw in body.with_model("m")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("value", "seconds"), [(0, 0.0), (-1, -1.0), ("5m", 300.0), (2.5, 2.5), (None, None)])
+def test_keep_alive_is_read_and_goes_no_further(kind: RequestKind, value: Any, seconds: float | None) -> None:
+    given_body = GOOD[kind] | {"model": "old", "extra": [1]}
+    request, body = read(kind, given_body | {"keep_alive": value})
+    assert request.keep_alive_seconds == seconds
+    assert json.loads(body.with_model("new")) == given_body | {"model": "new"}
+
+
+def test_without_keep_alive_the_body_is_not_read_again() -> None:
+    request, body = read("chat", b'{"model": "old",  "messages": [{"role": "user", "content": "keep_alive"}]}')
+    assert request.keep_alive_seconds is None
+    assert body.with_model("n") == b'{"model": "n",  "messages": [{"role": "user", "content": "keep_alive"}]}'
+
+
+@pytest.mark.parametrize("value", ["soon", "", "5x", True, [], {}])
+def test_a_keep_alive_that_makes_no_sense_is_refused(value: Any) -> None:
+    error = refused("chat", GOOD["chat"] | {"keep_alive": value})
+    assert error.param == "keep_alive"
+
+
+def test_the_body_says_it_before_the_header_does() -> None:
+    header = wishes(**{"keep-alive": "10m"})
+    assert header.keep_alive_seconds == 600.0
+
+    def seconds(**extra: Any) -> float | None:
+        data = json.dumps(GOOD["chat"] | extra).encode()
+        return read_request("chat", data, "req_1", header)[0].keep_alive_seconds
+
+    assert (seconds(), seconds(keep_alive=None), seconds(keep_alive=0)) == (600.0, 600.0, 0.0)
+
+
 def wishes(**headers: str) -> RequestHeaders:
     return read_wishes(
         [(b"accept", b"x"), *((f"x-turnout-{k}".encode(), v.encode("latin-1")) for k, v in headers.items())]

@@ -116,14 +116,18 @@ def test_an_entry_is_decoded_by_its_engine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message", "hint"),
     [
-        ("{}", "turnout.yaml:2: models.m: 'engine' is missing", "one of: external, llama-server, llamacpp"),
+        ("{}", "turnout.yaml:2: models.m: 'engine' is missing", "one of: comfyui, external, llama-server, llamacpp"),
         ("{engine: 3}", "turnout.yaml:2: models.m: 'engine' is missing", ""),
         (
             "{engine: simulatd}",
             "turnout.yaml:2: models.m.engine: there is no engine 'simulatd'",
             "did you mean 'simulated'?",
         ),
-        ("{engine: zzz}", "turnout.yaml:2: models.m.engine: there is no engine 'zzz'", "installed engines: external"),
+        (
+            "{engine: zzz}",
+            "turnout.yaml:2: models.m.engine: there is no engine 'zzz'",
+            "installed engines: comfyui, external",
+        ),
         (
             "{engine: simulated, slot: 1}",
             "turnout.yaml:2: models.m.slot: there is no such setting",

@@ -6,17 +6,19 @@ from typing import Any
 
 from turnout.config.schema import DiscoverEntry, Settings
 from turnout.tiers.base import Engine, EngineContext
-from turnout.tiers.local.found import FoundComfyUi, FoundServer
+from turnout.tiers.local.found import FoundServer
 from turnout.tiers.local.llamacpp.engine import LlamaCppEngine, LlamaCppSettings
 from turnout.tiers.local.ollama import DEFAULT_URL, OllamaEngine, OllamaSettings
 from turnout.tiers.local.weights.source import list_pulled
+from turnout.tiers.media.comfyui import DEFAULT_URL as COMFYUI_URL
+from turnout.tiers.media.comfyui import ComfyUi
 
 AUTO = (
     DiscoverEntry(engine="external", base_url="http://127.0.0.1:8000/v1"),
     DiscoverEntry(engine="external", base_url="http://127.0.0.1:8080/v1"),
     DiscoverEntry(engine="ollama", base_url=DEFAULT_URL),
     DiscoverEntry(engine="external", base_url="http://127.0.0.1:1234/v1"),
-    DiscoverEntry(engine="comfyui", base_url="http://127.0.0.1:8188"),
+    DiscoverEntry(engine="comfyui", base_url=COMFYUI_URL),
 )
 """The default ports of vLLM, llama-server, Ollama, LM Studio and ComfyUI; a vLLM comes first because it batches."""
 
@@ -38,14 +40,15 @@ def found_engines(settings: Settings, context: EngineContext) -> list[Engine]:
             settings_of_it = OllamaSettings(engine="ollama", base_url=entry.base_url)
             engines.append(OllamaEngine("ollama", settings_of_it, context, "found"))
         elif entry.engine == "comfyui":
-            engines.append(FoundComfyUi(entry.base_url, context))
+            engines.append(ComfyUi(entry.base_url, context))
         else:
             engines.append(FoundServer(entry.base_url, context))
     return [*engines, *pulled_engines(settings, context)]
 
 
 def _base_url(entry: dict[str, Any]) -> str:
-    return str(entry.get("base_url") or (DEFAULT_URL if entry.get("engine") == "ollama" else ""))
+    usual = {"ollama": DEFAULT_URL, "comfyui": COMFYUI_URL}
+    return str(entry.get("base_url") or usual.get(str(entry.get("engine")), ""))
 
 
 def pulled_engines(settings: Settings, context: EngineContext) -> list[Engine]:

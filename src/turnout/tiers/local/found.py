@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from turnout.core.errors import Broken, NotSupported, SetupError
+from turnout.core.errors import Broken, SetupError
 from turnout.core.loopback import is_loopback_url
 from turnout.core.words import Capability, Target
 from turnout.tiers.base import Call, Capabilities, EngineContext, ModelSettings, call_path
@@ -139,70 +139,3 @@ def _can(model: StudioModel) -> frozenset[Capability]:
     if "tool_use" in model.capabilities:
         can.add("tools")
     return frozenset(can)
-
-
-class StatsSystem(msgspec.Struct, frozen=True):
-    """The part of ComfyUI's ``GET /system_stats`` that says that it is one."""
-
-    comfyui_version: str
-
-
-class StatsDevice(msgspec.Struct, frozen=True):
-    """A device as ComfyUI sees it."""
-
-    name: str = ""
-    vram_total: int = 0
-    vram_free: int = 0
-
-
-class Stats(msgspec.Struct, frozen=True):
-    """``GET /system_stats``."""
-
-    system: StatsSystem
-    devices: list[StatsDevice] = []
-
-
-class FoundComfyUi(ProbedEngine):
-    """A ComfyUI that runs: shown, so that people see whose memory it is; it cannot chat.
-
-    Args:
-        base_url: Where it listens.
-        context: What the composition root provides.
-    """
-
-    Settings: ClassVar[type[ModelSettings]] = ModelSettings
-    capabilities: ClassVar[Capabilities] = Capabilities(owns_process=False, loads_on_demand=False)
-
-    def __init__(self, base_url: str, context: EngineContext) -> None:
-        if wrong := check_base_url(base_url):
-            raise SetupError(f"base_url {base_url!r}: {wrong}")
-        super().__init__(context, base_url, None)
-        self.name = "comfyui"
-
-    async def look(self) -> tuple[Target, ...]:
-        """Ask who it is."""
-        version = (await self.ask("GET", "/system_stats", b"", Stats)).system.comfyui_version
-        found = Target(
-            name="local/comfyui",
-            tier="local",
-            engine="comfyui",
-            model=f"ComfyUI {version}",
-            can=frozenset(),
-            origin="found",
-            state="ready",
-            is_loaded=True,
-            is_beyond_loopback=not is_loopback_url(self.base_url),
-        )
-        return (found,)
-
-    def absent(self, reason: str) -> tuple[Target, ...]:  # noqa: ARG002  nobody asked for it
-        """Return nothing: what was found is gone."""
-        return ()
-
-    async def send(self, target: Target, call: Call) -> HttpResponse:  # noqa: ARG002  the protocol's signature
-        """Refuse: no request goes there yet.
-
-        Raises:
-            NotSupported: Always.
-        """
-        raise NotSupported(f"{target.name} makes pictures in its own page; turnout only shows it")

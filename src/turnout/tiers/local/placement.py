@@ -29,10 +29,15 @@ class PlacedSettings(ModelSettings, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=0, le=1)] | None,
         Meta(description="The same as a share of the whole device; counts where `vram_gib` is left out."),
     ] = None
-    pinned: Annotated[bool, Meta(description="Once loaded it stays, whoever needs the room.")] = False
+    pinned: Annotated[
+        bool, Meta(description="Once loaded it stays, whoever needs the room; `turnout models pin` does the same.")
+    ] = False
     idle_seconds: Annotated[
         Annotated[float, Meta(gt=0)] | None,
-        Meta(description="Unused so long it is put away; if left out it stays until somebody needs the room."),
+        Meta(
+            description="Unused so long it is put away: it sleeps where it can, after as long again deeper, and ends at"
+            " last. If left out it stays until somebody needs the room. A request's `keep_alive` says otherwise."
+        ),
     ] = None
     min_residency_seconds: Annotated[
         float,
@@ -55,21 +60,26 @@ def lease_class_of(settings: PlacedSettings) -> LeaseClass:
 
 
 def check_device(settings: PlacedSettings, devices: Sequence[Device]) -> None:
+    """Refuse a device that is not there; see ``check_device_name``."""
+    check_device_name(settings.device, devices)
+
+
+def check_device_name(name: str | None, devices: Sequence[Device]) -> None:
     """Refuse a device that is not there.
 
     Args:
-        settings: Of the model.
+        name: Its id, if one is named.
         devices: What there is; nothing is refused where nobody knows.
 
     Raises:
         SetupError: With near names.
     """
     ids = [device.id for device in devices]
-    if settings.device is None or not ids or settings.device in ids:
+    if name is None or not ids or name in ids:
         return
-    near = difflib.get_close_matches(settings.device, ids, n=2)
+    near = difflib.get_close_matches(name, ids, n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(ids)}"
-    raise SetupError(f"there is no device {settings.device!r}", hint=hint)
+    raise SetupError(f"there is no device {name!r}", hint=hint)
 
 
 def in_memory(settings: PlacedSettings, devices: Sequence[Device], estimate_bytes: int) -> Demand:

@@ -16,9 +16,10 @@ from turnout.core.events import Event, WorkerChanged
 from turnout.core.words import Target
 from turnout.tiers.base import Call
 from turnout.tiers.local.external import ExternalEngine, ExternalSettings
-from turnout.tiers.local.found import FoundComfyUi, FoundServer
+from turnout.tiers.local.found import FoundServer
 from turnout.tiers.local.ollama import OllamaEngine, OllamaSettings
 from turnout.tiers.local.probe import ProbedEngine, check_base_url
+from turnout.tiers.media.comfyui import ComfyUi
 from turnout.tiers.scripted_transport import ScriptedResponse, ScriptedTransport, Step, json_response
 from turnout.tiers.transport import Deadlines, HttpRequest
 
@@ -177,7 +178,7 @@ async def test_no_answer_however_odd_ends_an_engines_life(world: World, answer: 
     assert (target.state, small.state) == ("unreachable", "unreachable")
     assert target.detail
     world.answers["/system_stats"] = answer
-    for engine in (world.found(), world.ollama("found"), FoundComfyUi(URL, world.context)):
+    for engine in (world.found(), world.ollama("found"), ComfyUi(URL, world.context)):
         assert await look(engine) == ()
     assert all(response.is_closed for response in world.transport.answers)
 
@@ -233,7 +234,7 @@ async def test_a_llama_server_is_known_by_the_owner_of_its_model(world: World) -
 async def test_a_comfyui_is_shown_but_gets_no_request(world: World) -> None:
     stats = {"system": {"os": "posix", "comfyui_version": "0.3.60"}, "devices": [{"name": "cuda:0", "vram_total": 9}]}
     world.answers["/system_stats"] = json_response(stats)
-    engine = FoundComfyUi("http://127.0.0.1:8188", world.context)
+    engine = ComfyUi("http://127.0.0.1:8188", world.context)
     (target,) = await look(engine)
     assert (target.name, target.model, target.can, target.state) == (
         "local/comfyui",

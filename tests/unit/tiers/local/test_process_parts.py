@@ -105,31 +105,36 @@ def found(tmp_path: Path, **settings: object) -> list[tuple[str, str]]:
     return [(type(engine).__name__, str(getattr(engine, "base_url", engine.name))) for engine in engines]
 
 
-VLLM = ("ExternalEngine", "http://127.0.0.1:8000/v1")
+VLLM = ("FoundServer", "http://127.0.0.1:8000/v1")
 OLLAMA = ("OllamaEngine", "http://127.0.0.1:11434")
+LLAMA_SERVER = ("FoundServer", "http://127.0.0.1:8080/v1")
+LM_STUDIO = ("FoundServer", "http://127.0.0.1:1234/v1")
+COMFYUI = ("ComfyUi", "http://127.0.0.1:8188")
+USUAL = [VLLM, LLAMA_SERVER, OLLAMA, LM_STUDIO, COMFYUI]
 
 
 def test_by_default_the_usual_ports_are_looked_at_a_vllm_first(tmp_path: Path) -> None:
-    assert found(tmp_path) == [VLLM, OLLAMA]
+    assert found(tmp_path) == USUAL
     assert found(tmp_path, discover=[]) == []
     elsewhere = DiscoverEntry(engine="ollama", base_url="http://127.0.0.1:5/")
     assert found(tmp_path, discover=[elsewhere]) == [("OllamaEngine", "http://127.0.0.1:5")]
 
 
 @pytest.mark.parametrize(
-    ("entry", "rest"),
+    ("entry", "but"),
     [
-        ({"engine": "external", "base_url": "http://127.0.0.1:8000/v1/"}, [OLLAMA]),
-        ({"engine": "external", "base_url": "http://127.0.0.1:8001/v1"}, [VLLM, OLLAMA]),
-        ({"engine": "ollama", "model": "m", "base_url": "http://127.0.0.1:11434"}, [VLLM]),
-        ({"engine": "ollama", "model": "m"}, [VLLM]),
-        ({"engine": "simulated"}, [VLLM, OLLAMA]),
+        ({"engine": "external", "base_url": "http://127.0.0.1:8000/v1/"}, VLLM),
+        ({"engine": "external", "base_url": "http://127.0.0.1:8001/v1"}, None),
+        ({"engine": "ollama", "model": "m", "base_url": "http://127.0.0.1:11434"}, OLLAMA),
+        ({"engine": "ollama", "model": "m"}, OLLAMA),
+        ({"engine": "comfyui", "vram_gib": "8"}, COMFYUI),
+        ({"engine": "simulated"}, None),
     ],
 )
 def test_a_configured_address_is_not_looked_at_twice(
-    tmp_path: Path, entry: dict[str, str], rest: list[tuple[str, str]]
+    tmp_path: Path, entry: dict[str, str], but: tuple[str, str] | None
 ) -> None:
-    assert found(tmp_path, models={"m": entry}) == rest
+    assert found(tmp_path, models={"m": entry}) == [place for place in USUAL if place != but]
 
 
 def test_nothing_found_has_targets_before_it_answers(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class VllmEngine(ServerEngine):
 
     Settings: ClassVar[type[ModelSettings]] = VllmSettings
     capabilities: ClassVar[Capabilities] = Capabilities(
-        owns_process=True, loads_on_demand=True, takes_orders=True, sleeps=True
+        owns_process=True, loads_on_demand=True, takes_orders=True, sleeps=True, tells_load=True
     )
     settings: VllmSettings
     engine_name = "vllm"

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import re
 
-import msgspec
+from turnout.tiers.base import EngineLoad
+
+__all__ = ["EngineLoad", "parse_load"]
 
 SAMPLE = re.compile(r"^(vllm:\w+)(?:\{[^}]*\})?\s+([0-9.eE+-]+|NaN|[+-]Inf)\s*$", re.MULTILINE)
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 CACHE_USE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 """The second is what versions before 0.10 call it. A fraction, whatever the name says."""
-
-
-class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """How busy an engine is.
-
-    Attributes:
-        running: Requests that it generates for.
-        waiting: Requests that wait inside of it.
-        cache_use: How much of its KV cache is taken, 0 to 1; None if it does not say.
-    """
-
-    running: int
-    waiting: int
-    cache_use: float | None = None
 
 
 def parse_load(text: str) -> EngineLoad | None:
