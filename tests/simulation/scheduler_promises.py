@@ -198,10 +198,10 @@ class Promises:
         if place.is_unwanted:
             return
         model = world.models[effect.model]
-        is_growth = any(  # it makes way for its own, larger self
+        is_growth = any(  # it makes way for its own, larger self, or for a fresh one where it cannot be woken
             isinstance(other.fact, m.RequestArrived)
             and other.fact.model == effect.model
-            and other.fact.least_quality > self._quality(effect.model)
+            and (other.fact.least_quality > self._quality(effect.model) or place.phase == "asleep")
             for other in world.waiting.values()
         )
         self.check(model.lease_class != "pinned" or is_growth, "pinned", f"{effect}")

@@ -81,6 +81,13 @@ def test_on_dev_there_are_fewer_swaps_and_people_wait_less(on_dev: Runs, rival: 
 
 
 @pytest.mark.parametrize("rival", ["lru", "fifo"])
+def test_on_small_there_are_fewer_swaps_and_people_wait_no_longer(on_small: Runs, rival: str) -> None:
+    for ours, theirs in zip(swaps(on_small["turnout"]), swaps(on_small[rival]), strict=True):
+        assert ours < theirs
+    assert statistics.median(p99(on_small["turnout"])) <= max(p99(on_small[rival]))  # the same but for the spread
+
+
+@pytest.mark.parametrize("rival", ["lru", "fifo"])
 def test_on_the_mixed_workload_people_wait_less(on_mixed: Runs, rival: str) -> None:
     assert max(p99(on_mixed["turnout"])) < min(p99(on_mixed[rival]))
     for turnout, other in zip(on_mixed["turnout"], on_mixed[rival], strict=True):

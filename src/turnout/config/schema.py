@@ -98,9 +98,7 @@ class DiscoverEntry(Section, frozen=True, kw_only=True):
 
     engine: Annotated[
         Literal["ollama", "external", "comfyui"],
-        Meta(
-            description="What answers there; `external` knows a vLLM, a llama-server and LM Studio by their answers."
-        ),
+        Meta(description="What answers there; `external` knows a vLLM, a llama-server and LM Studio by their answers."),
     ] = "external"
     base_url: Annotated[str, Meta(description="Its address, `http://127.0.0.1:11434` for an Ollama.")]
 

@@ -115,8 +115,10 @@ def fell_idle(state: State, worker: Worker, now: float) -> None:
     if worker.is_unloading:
         state.stop(worker, "somebody asked to unload it", now)
     elif (seconds := worker.idle_seconds) is not None:
-        at = max(now, worker.idle_since + seconds)
-        if at < worker.idle_look_at:
+        at = worker.idle_since + seconds
+        if at <= now:  # a timer would be late: by its time the worker may be gone
+            put_away(state, worker, now)
+        elif at < worker.idle_look_at:
             worker.idle_look_at = at
             state.remind(at, "idle", worker.name)
 

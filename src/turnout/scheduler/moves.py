@@ -106,10 +106,18 @@ class Movable:
             and not self.is_protected(worker, claim)
         )
 
-    def plan_to_drain(self, claim: Claim, need: Demand, *, by_use: bool = False) -> list[str] | None:
+    def plan_to_drain(
+        self, claim: Claim, need: Demand, *, by_use: bool = False, may_wait: bool = False
+    ) -> list[str] | None:
         """Return which workers should admit nobody any more and make way, or None if that would not do.
 
         Those that have finished already are among them, as long as others have not: somebody may wait for them.
+
+        Args:
+            claim: Whose.
+            need: Bytes by account.
+            by_use: Count what they use, not only what they were granted.
+            may_wait: Wait for whoever still starts or keeps its place if that is cheaper, and close nobody in vain.
         """
         draining = [worker for worker in self.others(claim) if self.drained_for.get(worker.name) == claim.holder]
         if draining and self._free_enough(draining, need, by_use=by_use):
@@ -118,7 +126,10 @@ class Movable:
         plan = self._choose(claim, need, free_to_go, by_use)
         if plan is None:
             return None
-        return [name for name, _ in plan if self._state.workers[name].running or self._state.workers[name].waiting]
+        if may_wait:
+            plan = self._choose(claim, need, self.others(claim) + self.starting(), by_use) or plan
+        names = {name for name, _ in plan}
+        return [worker.name for worker in free_to_go if worker.name in names and (worker.running or worker.waiting)]
 
     def wait_for(self, worker: Worker, claim: Claim) -> float:
         """Return how long it is likely to take until a worker could be moved for a claim; 0 if it could be now."""
@@ -145,6 +156,10 @@ class Movable:
             and worker is not claim.owner
             and not (worker.waiting and worker.name in self.served)
         ]
+
+    def starting(self) -> list[Worker]:
+        """Return who is on its way, and may be moved once it is there and has had its least time."""
+        return [worker for worker in self._state.workers.values() if worker.phase in STARTING and not worker.is_pinned]
 
     def _choose(self, claim: Claim, need: Demand, workers: list[Worker], by_use: bool) -> list[Choice] | None:
         if not self._free_enough(workers, need, by_use=by_use):

@@ -13,7 +13,7 @@ from turnout.scheduler.evict import Candidate, Choice, Option, choose
 from turnout.scheduler.moves import Movable
 from turnout.scheduler.reserve import Reserve
 from turnout.scheduler.state import Held, State
-from turnout.scheduler.worker import STARTING, Worker
+from turnout.scheduler.worker import Worker
 
 LEAST_PRICE_SECONDS = 1.0
 """Nobody waits for the sake of those who would wait less than this themselves."""
@@ -84,10 +84,9 @@ def plan_to_wait(
         now: Monotonic seconds.
     """
     price = sum([option.price for _, option in plan])
-    starting = [worker for worker in state.workers.values() if worker.phase in STARTING and not worker.is_pinned]
     now_or_later: list[Worker] = []
     is_anybody_later = False
-    for worker in movable.others(claim) + starting:
+    for worker in movable.others(claim) + movable.starting():
         waits = movable.wait_for(worker, claim)
         if waits > 0 and claim.cost_of_waiting(waits, now) >= price:
             continue  # alone dearer than the whole plan

@@ -154,9 +154,11 @@ class Round:
                 self._order(plan, claim)
                 self.reserve.keep(way.charge, from_all=True)
                 return True
+        forced_at = self._forced_at(claim)
         for way, need in zip(claim.ways, needs, strict=True):
-            drains = self.movable.plan_to_drain(claim, need)
+            drains = self.movable.plan_to_drain(claim, need, may_wait=self.now < forced_at)
             if drains is not None:
+                self.state.look(forced_at, self.now)
                 self._close(drains, claim)
                 self.reserve.keep(way.charge, from_all=True)
                 return True
@@ -165,9 +167,7 @@ class Round:
     def _waits_instead(self, claim: Claim, need: Demand, plan: list[Choice]) -> bool:
         """Whether a claim that could have idle workers moved lets them be for now; see patience.py."""
         state, now = self.state, self.now
-        forced_at = claim.since + state.settings.patience_steps * state.settings.aging_seconds
-        if not claim.is_overdue:
-            forced_at = NEVER
+        forced_at = self._forced_at(claim)
         if now >= forced_at or (linger := linger_seconds(state, claim, plan, now)) is None:
             return False
         drains: list[str] = []
@@ -183,6 +183,11 @@ class Round:
             claim.owner.lingers_until_waiting = 2 * claim.count()
         self._be_patient(claim, claim.owner.patience)
         return True
+
+    def _forced_at(self, claim: Claim) -> float:
+        """Return when a claim has no patience left; never, as long as it is not overdue."""
+        settings = self.state.settings
+        return claim.since + settings.patience_steps * settings.aging_seconds if claim.is_overdue else NEVER
 
     def _is_still_patient(self, claim: Claim, plan: list[Choice]) -> bool:
         """Go on waiting as decided before, as long as nothing has changed that might change the decision."""
@@ -266,7 +271,8 @@ class Round:
         if is_ready and worker.can_resize:
             state.resize(worker, way.size, "a larger size is wanted", now)
         else:
-            state.stop(worker, "a larger size is wanted", now)
+            is_larger = way.size > worker.size
+            state.stop(worker, "a larger size is wanted" if is_larger else "it cannot be woken", now)
             self.reserve.keep(way.charge, from_all=True)
         self._count_order(worker)
 

@@ -14,8 +14,8 @@ from turnout.simulate.report import Quantiles, Report
 
 WHO = {
     "turnout": "turnout: leases by measured bytes, priorities that age, batches for each model",
-    "lru": "the way of Ollama: first come first served, idle models go first",
-    "fifo": "the way of llama-swap: whoever asks for a running model is served at once, nothing ages",
+    "lru": "lru, the way of Ollama: first come first served, idle models go first",
+    "fifo": "fifo, the way of llama-swap: whoever asks for a running model is served at once, nothing ages",
 }
 TERMS = {
     "wait": "From the arrival of a request until its model begins to work on it. Whoever was refused or left counts "

@@ -127,3 +127,22 @@ def test_voice_models_do_not_wait_for_each_other_in_their_own_room() -> None:
     busy_day(desk, "hear", "you", 300.0)
     desk.ask("running", "big", at=300.0)
     assert desk.ask("1", "speak", caller="me", at=301.0) == ["stop hear"]
+
+
+def test_a_busy_model_goes_on_while_another_one_that_starts_is_cheaper_to_wait_for() -> None:
+    desk = Desk([model(name, 10, load_seconds=10.0, slots=8) for name in ("a", "b", "c")], aging_seconds=20)
+    desk.bring_up("a")
+    for number in range(100):  # everybody wants it
+        desk.ask(f"a{number}", "a", at=number)
+        desk.done(f"a{number}", at=number + 0.5)
+    desk.ask("long", "a", at=100.0)
+    assert desk.ask("b1", "b", "interactive", at=100.0) == ["start b"]
+    assert desk.ask("c1", "c", "interactive", at=100.0) == []
+    assert desk.ask("a100", "a", "background", at=101.0) == ["admit a100"]  # not closed for c: b will do
+    desk.tick(119.9)
+    assert desk.ask("a101", "a", "background", at=119.9) == ["admit a101"]
+    desk.tick(120.0)
+    assert desk.ask("a102", "a", "interactive", at=120.0) == ["admit a102"]  # c is overdue, and has patience once more
+    assert desk.decider.next_at() == 140.0
+    desk.tick(140.0)
+    assert desk.ask("a103", "a", "interactive", at=140.0) == []  # and none after that

@@ -42,9 +42,7 @@ def test_nothing_is_kept_after_an_answer_that_wants_it_so_not_even_asleep() -> N
     desk = Desk([model("a", sleep_levels=(LIGHT,), idle_seconds=60.0)], [card(), memory()])
     desk.bring_up("a")
     ask(desk, "1", "a", 0.0, at=10.0)
-    desk.done("1", at=12.0)
-    assert desk.decider.next_at() == 12.0
-    assert desk.tick(12.0) == ["stop a"]
+    assert desk.done("1", at=12.0) == ["stop a"]
 
 
 def test_below_0_it_stays_although_its_settings_would_put_it_away() -> None:
