@@ -28,6 +28,7 @@ from turnout.routing.chains import chain_of
 from turnout.scheduler.loop import SchedulerLoop
 from turnout.tiers.base import Call, Engine
 from turnout.tiers.fleet import Fleet
+from turnout.tiers.local.restart import LONGEST_DELAY_SECONDS
 from turnout.tiers.transport import Deadlines
 
 DRAIN_SECONDS = 300.0
@@ -35,6 +36,10 @@ DRAIN_SECONDS = 300.0
 KNOWN_SECONDS = 10.0
 TRIES_BACK = 3
 """Going back is tried again: it begins with whatever is there."""
+PAUSE_SECONDS = 0.5
+"""Between two tries, at least: that a worker has died is not known at the moment when it gives no answer. A model that
+failed says itself when another start makes sense."""
+GOING_BACK = "going back"
 QUESTION = "Say OK."
 ANSWER_BYTES = 1 << 20
 
@@ -111,6 +116,7 @@ class ProfileSwitch:
         self.step = ""
         """How far it is, in words."""
         self._before = ""
+        self._is_going_back = False
         self._watchers: list[asyncio.Queue[str]] = []
 
     @property
@@ -160,7 +166,7 @@ class ProfileSwitch:
 
     async def _switch(self, name: str) -> Switched:
         began, before = self._clock.monotonic_seconds(), self._loaded
-        self._before = before.settings.profile
+        self._before, self._is_going_back = before.settings.profile, False
         wanted = self._load(name)
         if sections := needs_restart(before.settings, wanted.settings):
             raise SetupError(
@@ -181,7 +187,7 @@ class ProfileSwitch:
                         hint="try again when they have ended",
                     ) from None
                 verified = await self._move_or_go_back(before, wanted)
-                self._tell(name, "done")
+                self._say(name, "done")  # not written down: it is over, and no full disk makes it a failure
         finally:
             self._files.over()
         seconds = self._clock.monotonic_seconds() - began
@@ -206,7 +212,7 @@ class ProfileSwitch:
     async def _go_back(self, before: LoadedConfig, error: Exception) -> None:
         for attempt in range(1, TRIES_BACK + 1):
             try:
-                self._tell(before.settings.profile, "going back")
+                self._tell(before.settings.profile, GOING_BACK)
                 await self._move(before)
             except Exception as again:  # as above
                 if attempt == TRIES_BACK:
@@ -215,6 +221,7 @@ class ProfileSwitch:
                         code="profile_lost",
                         hint="`turnout ps` shows what is served; `turnout down` and `turnout up` begin anew",
                     ) from again
+                await asyncio.sleep(_pause_seconds(again))
             else:
                 return
 
@@ -270,8 +277,18 @@ class ProfileSwitch:
             raise LoadFailed(f"{name} is loaded but answers with status {response.status}: {body[:200]!r}")
 
     def _tell(self, profile: str, step: str) -> None:
+        """Write a step down, and say it. On the way back a full disk keeps nobody from their model."""
+        self._is_going_back |= step == GOING_BACK
+        try:
+            self._files.note(SwitchNote(before=self._before, after=self.wanted, step=step))
+        except SetupError as error:
+            if not self._is_going_back:
+                raise
+            logger.warning("a step of going back is not written down: %s", error.message)
+        self._say(profile, step)
+
+    def _say(self, profile: str, step: str) -> None:
         self.step = step
-        self._files.note(SwitchNote(before=self._before, after=self.wanted, step=step))
         self._emit(ProfileStep(profile=profile, step=step))
         for steps in self._watchers:
             steps.put_nowait(step)
@@ -285,6 +302,12 @@ class ProfileSwitch:
             yield steps
         finally:
             self._watchers.remove(steps)
+
+
+def _pause_seconds(error: Exception) -> float:
+    """Return how long to wait before a model that failed is loaded again."""
+    seconds = error.retry_after_seconds if isinstance(error, TurnoutError) else None
+    return min(max(seconds or 0.0, PAUSE_SECONDS), LONGEST_DELAY_SECONDS)
 
 
 def _name(engine: Engine) -> Name:
