@@ -16,11 +16,11 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from turnout.config.daemon_file import process_birth
-from turnout.console.api import JsonResponse, error_facts
-from turnout.core.errors import UNREADABLE_JSON, InvalidRequest, TurnoutError
+from turnout.console.api import JsonResponse
+from turnout.console.told_work import EVENTS, Tell, ToldWork
+from turnout.core.errors import UNREADABLE_JSON, InvalidRequest
 from turnout.core.memory import Lease, LeaseClass, Priority
 from turnout.scheduler.leases import LeaseWish
 from turnout.scheduler.loop import SchedulerLoop
@@ -30,7 +30,6 @@ LONGEST_TTL_SECONDS = 86_400.0
 LONGEST_WAIT_SECONDS = 7 * 86_400.0
 MOST_BYTES = 1 << 53
 """As large as a number can be for every JSON reader."""
-EVENTS = "text/event-stream"
 Body = TypeVar("Body", bound=msgspec.Struct)
 Ttl = Annotated[float, Meta(ge=1, le=LONGEST_TTL_SECONDS)]
 
@@ -85,9 +84,17 @@ class Leases:
         """Grant a lease, at once or within ``wait_seconds``: 201; 409 if it cannot be granted in time."""
         wish = self._wish(_read(await request.body(), LeaseBody))
         if EVENTS in request.headers.get("accept", ""):
-            return _LeaseEvents(self._scheduling, wish)
+            return ToldWork(lambda tell: self._ask_and_tell(wish, tell))
         lease = await self._scheduling.leases.ask(wish)
         return JsonResponse(spell_lease(lease), status_code=201)
+
+    async def _ask_and_tell(self, wish: LeaseWish, tell: Tell) -> dict[str, Any]:
+        """Ask for a lease, tell about every second where it stands, and return it."""
+
+        async def progress(place: WaitingView) -> None:
+            await tell({"waiting": spell_waiting(place)})
+
+        return {"lease": spell_lease(await self._scheduling.leases.ask(wish, progress))}
 
     async def renew(self, request: Request) -> Response:
         """Let a lease last so long from now on."""
@@ -125,34 +132,6 @@ class Leases:
             wait_seconds=body.wait_seconds,
             process=body.process,
         )
-
-
-class _LeaseEvents(Response):
-    """An ask whose waiting is told. Nothing is asked before the answer begins, and whoever leaves has left the line."""
-
-    def __init__(self, scheduling: SchedulerLoop, wish: LeaseWish) -> None:
-        super().__init__(media_type=EVENTS, headers={"cache-control": "no-store"})
-        del self.headers["content-length"]
-        self._scheduling = scheduling
-        self._wish = wish
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
-        """Ask, tell, end."""
-
-        async def tell(fact: dict[str, Any], *, is_last: bool = False) -> None:
-            data = b"data: " + msgspec.json.encode(fact) + b"\n\n"
-            await send({"type": "http.response.body", "body": data, "more_body": not is_last})
-
-        async def progress(place: WaitingView) -> None:
-            await tell({"waiting": spell_waiting(place)})
-
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        try:
-            lease = await self._scheduling.leases.ask(self._wish, progress)
-        except TurnoutError as error:
-            await tell({**error_facts(error), "status": error.status}, is_last=True)
-        else:
-            await tell({"lease": spell_lease(lease)}, is_last=True)
 
 
 def device_facts(scheduling: SchedulerLoop) -> list[dict[str, Any]]:

@@ -15,10 +15,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from turnout.console.api import JsonResponse, error_facts
-from turnout.core.errors import UNREADABLE_JSON, InvalidRequest, ModelNotFound, TurnoutError
+from turnout.console.api import JsonResponse
+from turnout.console.told_work import EVENTS, Tell, ToldWork
+from turnout.core.errors import UNREADABLE_JSON, InvalidRequest, ModelNotFound
 from turnout.core.keep_alive import EXPECTED, read_keep_alive
 from turnout.core.words import Target
 from turnout.routing.names import near_names
@@ -27,7 +27,6 @@ from turnout.scheduler.messages import WaitingView, WorkerView
 from turnout.tiers.base import EngineLoad, TellingEngine
 from turnout.tiers.fleet import Fleet
 
-EVENTS = "text/event-stream"
 Step = Callable[[str], Awaitable[None]]
 """Tells how far something is."""
 Work = Callable[[Step | None], Awaitable[dict[str, Any]]]
@@ -189,37 +188,17 @@ def worker_facts(worker: WorkerView) -> dict[str, Any]:
     }
 
 
-class _Steps(Response):
-    """Work whose steps are told."""
+async def _answer(request: Request, work: Work) -> Response:
+    if EVENTS not in request.headers.get("accept", ""):
+        return JsonResponse(await work(None))
 
-    def __init__(self, work: Work) -> None:
-        super().__init__(media_type=EVENTS, headers={"cache-control": "no-store"})
-        del self.headers["content-length"]
-        self._work = work
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
-        """Work, tell, end."""
-
-        async def tell(fact: dict[str, Any], *, is_last: bool = False) -> None:
-            data = b"data: " + msgspec.json.encode(fact) + b"\n\n"
-            await send({"type": "http.response.body", "body": data, "more_body": not is_last})
-
+    async def told(tell: Tell) -> dict[str, Any]:
         async def step(words: str) -> None:
             await tell({"step": words})
 
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        try:
-            facts = await self._work(step)
-        except TurnoutError as error:
-            await tell({**error_facts(error), "status": error.status}, is_last=True)
-        else:
-            await tell(facts, is_last=True)
+        return await work(step)
 
-
-async def _answer(request: Request, work: Work) -> Response:
-    if EVENTS in request.headers.get("accept", ""):
-        return _Steps(work)
-    return JsonResponse(await work(None))
+    return ToldWork(told)
 
 
 def _keep_seconds(body: bytes) -> float | None:

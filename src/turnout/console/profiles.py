@@ -15,14 +15,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from turnout.config.loader import LoadedConfig, built_in_profiles
-from turnout.console.api import JsonResponse, error_facts
-from turnout.console.profile_switch import ProfileSwitch
+from turnout.console.api import JsonResponse
+from turnout.console.profile_switch import ProfileSwitch, Switched
+from turnout.console.told_work import EVENTS, Tell, ToldWork
 from turnout.core.errors import UNREADABLE_JSON, InvalidRequest, SetupError, TurnoutError
-
-EVENTS = "text/event-stream"
 
 
 class UseBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,11 +62,33 @@ class Profiles:
         except UNREADABLE_JSON as error:
             raise InvalidRequest(f"expected a body like {{'profile': NAME}}: {error}", param="profile") from None
         if EVENTS in request.headers.get("accept", ""):
-            return _SwitchEvents(self._switch, name)
+            return ToldWork(lambda tell: self._use_and_tell(name, tell))
+        return JsonResponse(await self._use(name))
+
+    async def _use(self, name: str) -> Switched:
         try:
-            return JsonResponse(await self._switch.use(name))
+            return await self._switch.use(name)
         except SetupError as error:
             raise _mendable(error) from None
+
+    async def _use_and_tell(self, name: str, tell: Tell) -> Switched:
+        async def tell_steps() -> None:
+            with self._switch.watch() as steps:
+                while True:
+                    await tell({"step": await steps.get()})
+
+        failure: TurnoutError | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                telling = tasks.create_task(tell_steps())
+                try:
+                    return await self._use(name)
+                finally:
+                    telling.cancel()
+        except* TurnoutError as group:
+            failure = next(each for each in group.exceptions if isinstance(each, TurnoutError))
+        assert failure is not None
+        raise failure
 
     def _all(self) -> list[dict[str, Any]]:
         own = self._switch.loaded.settings.profiles
@@ -81,43 +101,6 @@ class Profiles:
         except SetupError as error:
             return {**facts, "problem": error.message}
         return {**facts, "about": settings.shape.about, "models": [f"local/{key}" for key in settings.models]}
-
-
-class _SwitchEvents(Response):
-    """A switch whose steps are told."""
-
-    def __init__(self, switch: ProfileSwitch, name: str) -> None:
-        super().__init__(media_type=EVENTS, headers={"cache-control": "no-store"})
-        del self.headers["content-length"]
-        self._switch = switch
-        self._name = name
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
-        """Ask, tell, end."""
-
-        async def tell(fact: Any, *, is_last: bool = False) -> None:
-            data = b"data: " + msgspec.json.encode(fact) + b"\n\n"
-            await send({"type": "http.response.body", "body": data, "more_body": not is_last})
-
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                telling = tasks.create_task(self._tell_steps(tell))
-                try:
-                    switched = await self._switch.use(self._name)
-                finally:
-                    telling.cancel()
-        except* TurnoutError as group:
-            error = next(each for each in group.exceptions if isinstance(each, TurnoutError))
-            error = _mendable(error) if isinstance(error, SetupError) else error
-            await tell({**error_facts(error), "status": error.status}, is_last=True)
-        else:
-            await tell(switched, is_last=True)
-
-    async def _tell_steps(self, tell: Callable[[Any], Any]) -> None:
-        with self._switch.watch() as steps:
-            while True:
-                await tell({"step": await steps.get()})
 
 
 def _mendable(error: SetupError) -> TurnoutError:
