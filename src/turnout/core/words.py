@@ -178,21 +178,10 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens as the engine counted them.
-
-    Attributes:
-        prompt_tokens: All input, cached or not.
-        completion_tokens: All output, thinking included.
-        cached_tokens: The part of the input that came from a cache.
-        cache_write_tokens: The part of the input that was written into a cache.
-        reasoning_tokens: The part of the output that was thinking.
-    """
+    """Tokens as the engine counted them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True, gc=False):
