@@ -111,7 +111,23 @@ async def test_a_job_in_its_queue_makes_an_idle_model_give_way_until_the_memory_
         assert await holders(daemon) == ["local/chat"]
 
 
-async def test_a_comfyui_that_dies_gives_its_lease_back(start_daemon: StartDaemon) -> None:
+async def test_a_lease_that_can_never_be_is_told_and_asked_for_once(start_daemon: StartDaemon) -> None:
+    async with ComfyUiDouble().running() as comfyui:
+        daemon = await start_daemon(
+            {
+                "profile": "none", "profiles": {"none": {}},
+                "devices": [{"id": CARD, "kind": "simulated", "vram_gib": 32}],
+                "models": {"pictures": {"engine": "comfyui", "base_url": comfyui.url, "vram_gib": 99}},
+            }
+        )  # fmt: skip
+        comfyui.jobs = 1
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while "no lease: " not in (shown := (await daemon.status())["targets"][0]["detail"]):
+                await asyncio.sleep(0.01)
+        assert "99.0 GiB" in shown
+
+
+async def test_a_comfyui_that_dies_keeps_its_lease_no_longer_than_it_lasts(start_daemon: StartDaemon) -> None:
     async with ComfyUiDouble().running() as comfyui:
         daemon = await start_daemon(
             {

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import http.client
 import json
-import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
+
 from turnout.config.schema import Settings
 from turnout.console.advice import FoundEngine
+from turnout.core.clock import SystemClock
+from turnout.core.errors import UNREADABLE_JSON
 from turnout.core.words import Capability, Target
 from turnout.tiers.local.discover import AUTO
 from turnout.tiers.local.found import OWNERS
 
 ASK_SECONDS = 1.0
+ANSWER_BYTES = 1 << 20
+PIECE_BYTES = 1 << 16
 
 
 def running_engines(settings: Settings) -> list[FoundEngine]:
@@ -104,13 +110,27 @@ def _entries_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: who answers has to be who was asked."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Refuse."""
+        return
+
+
 def _get(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     # No proxy: it could not reach our loopback.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
+    until = SystemClock().monotonic_seconds() + ASK_SECONDS
+    data = b""
     try:
         request = urllib.request.Request(url, None if body is None else json.dumps(body).encode())  # noqa: S310  ours
         with opener.open(request, timeout=ASK_SECONDS) as response:
-            answer = json.loads(response.read(1 << 20))
-    except (OSError, ValueError, urllib.error.URLError):
+            while piece := response.read1(PIECE_BYTES):
+                data += piece
+                if len(data) > ANSWER_BYTES or SystemClock().monotonic_seconds() > until:
+                    return {}  # whoever sends by drops, or without an end, is none of these
+        answer = msgspec.json.decode(data)
+    except (OSError, ValueError, http.client.HTTPException, *UNREADABLE_JSON):
         return {}
     return answer if isinstance(answer, dict) else {}

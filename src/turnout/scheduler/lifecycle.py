@@ -70,6 +70,8 @@ def _settled_in(state: State, worker: Worker, phase: m.WorkerPhase, now: float) 
     devices = worker.sleeps_at.devices if phase == "asleep" else worker.devices
     state.pool.hold(worker.holder, devices, is_beside=state.is_beside(worker))
     state.admit(worker, now)  # before anybody else may take it away: each load serves somebody
+    if worker.is_pinned:
+        state.set_limits()
     state.is_unsettled = True
     fell_idle(state, worker, now)
 

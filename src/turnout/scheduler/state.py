@@ -31,7 +31,7 @@ from turnout.scheduler.messages import (
 from turnout.scheduler.pool import Pool
 from turnout.scheduler.queue import Line, Waiter
 from turnout.scheduler.settings import SchedulerSettings
-from turnout.scheduler.worker import LINGER, MOVING, OPEN, Run, Worker
+from turnout.scheduler.worker import LINGER, MOVING, OPEN, STARTING, Run, Worker
 
 NEVER = float("inf")
 MOST_HOLDERS = 64
@@ -207,8 +207,6 @@ class State:
         )
         self._order(worker, "loading", effect, devices, now)
         worker.start_number = worker.order_number
-        if worker.is_pinned:
-            self.set_limits()
 
     def wake(self, worker: Worker, now: float) -> None:
         """Order a sleeper to wake."""
@@ -269,6 +267,8 @@ class State:
             self.pool.hold(worker.holder, held, is_beside=self.is_beside(worker))
         self._expect_end(worker, now)
         self.effects.append(effect)
+        if worker.is_pinned and phase in STARTING:
+            self.set_limits()  # nobody can take from it what it has from now on
 
     def _new_order(self) -> int:
         self._next_order += 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -81,6 +83,56 @@ def test_servers_are_known_by_their_answers(
 def test_a_stranger_is_left_alone(answers: dict[str, Any]) -> None:
     with serving(answers) as url:
         assert running_engines(where(url)) == []
+
+
+@contextmanager
+def saying(*pieces: bytes) -> Iterator[str]:
+    """Say something that is no HTTP, or not what it should be, to whoever connects."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                caller, _ = server.accept()
+                with caller, contextlib.suppress(OSError):
+                    caller.recv(65536)
+                    for piece in pieces:
+                        caller.sendall(piece)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
+
+
+OK = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n",),
+        (OK + b'{"data":' + b"[" * 100_000,),
+        (OK + b"\xff\xfe",),
+        (OK, *[b" " * 65536] * 40),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{}",),
+        (),
+    ],
+)
+def test_a_stranger_that_says_something_odd_ends_no_check_up(pieces: tuple[bytes, ...]) -> None:
+    with saying(*pieces) as url:
+        assert running_engines(where(url)) == []
+
+
+def test_nobody_is_asked_elsewhere() -> None:
+    with serving({"/v1/models": {"data": [{"id": "m", "owned_by": "vllm"}]}}) as vllm:
+        moved = f"HTTP/1.1 302 Found\r\nLocation: {vllm}/v1/models\r\nContent-Length: 0\r\n\r\n".encode()
+        with saying(moved) as url:
+            assert running_engines(where(url)) == []
 
 
 def test_a_comfyui_is_no_model() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from simulation.scheduler_desk import LIGHT, Desk, card, memory, model
@@ -204,3 +205,16 @@ def test_an_unreadable_file_counts_as_no_pins(tmp_path: Path, content: bytes) ->
     assert "local/a" not in pins
     pins.set("local/a", is_pinned=True)
     assert "local/a" in Pins(path)
+
+
+def test_a_sleeper_that_was_pinned_and_wakes_leaves_nobody_waiting_for_what_it_takes() -> None:
+    sleeper = model("chat", 12, sleep_levels=(LIGHT,), idle_seconds=5.0)
+    desk = Desk([sleeper, model("image", 16, lease_class="job")], [card(), memory()])
+    desk.bring_up("chat")
+    assert desk.tick(5.0) == ["sleep chat 1"]
+    desk.asleep("chat")
+    desk.tell(m.ModelAdded(model=msgspec.structs.replace(sleeper, lease_class="pinned")))
+    desk.ask("1", "image", at=6.0)
+    desk.gone("image", reason="it crashed", retry_in=60.0)
+    assert "wake chat" in desk.ask("2", "chat", at=7.0)
+    assert view_of(desk, "image").waiting == 0, "16 of 24 GiB are never to be had beside 12 that are pinned"

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from turnout.core.errors import Broken, NotSupported, SetupError, TurnoutError
+from turnout.core.errors import Broken, LeaseTooLarge, NotSupported, SetupError, TurnoutError
 from turnout.core.events import JobMemoryKept
 from turnout.core.loopback import is_loopback_url
 from turnout.core.memory import GIB, HOST_RAM
@@ -26,12 +26,15 @@ from turnout.tiers.transport import HttpResponse
 DEFAULT_URL = "http://127.0.0.1:8188"
 LOOK_SECONDS = 1.0
 FREE_SECONDS = 30.0
-TTL_SECONDS = 60.0
+TTL_SECONDS = 15.0
+"""So long the lease outlives a program that does not answer: it may be dead, or only busy."""
 WAIT_SECONDS = 3600.0
 """Its job has begun already: there is no sense in giving up early."""
 REST_BYTES = GIB // 2
 """What torch keeps for itself after it has unloaded its models."""
 LOOKS_UNTIL_GONE = 5
+TELLING = ("cuda", "xpu", "npu")
+"""Kinds of devices whose allocator says what it holds (ComfyUI's model_management.get_total_memory)."""
 FREE = msgspec.json.encode({"unload_models": True, "free_memory": True})
 
 
@@ -74,8 +77,8 @@ class StatsWire(msgspec.Struct, frozen=True):
 
     @property
     def held_bytes(self) -> int | None:
-        """What it holds on its card; on the processor it only knows what everybody holds, and that counts as 0."""
-        if not self.devices or self.devices[0].type == "cpu":
+        """What it holds on its card. Elsewhere (cpu, mps) it only knows what everybody has, which counts as 0."""
+        if not self.devices or self.devices[0].type not in TELLING:
             return 0
         return self.devices[0].torch_vram_total
 
@@ -161,6 +164,7 @@ class ComfyUiEngine(ComfyUi):
         self._renew_at = 0.0
         self._unseen = 0
         self._asking: asyncio.Task[None] | None = None
+        self._refusal = ""
         self._targets = self.absent("not asked yet")
 
     async def run(self) -> None:
@@ -182,6 +186,7 @@ class ComfyUiEngine(ComfyUi):
         except Broken as error:
             self._unseen += 1
             if self._unseen == LOOKS_UNTIL_GONE:
+                self._lease_id = ""  # it ends by itself, unless the program is seen again before
                 self._act(self.lease.gone())
             self._update(self.absent(error.message))
             return
@@ -204,7 +209,10 @@ class ComfyUiEngine(ComfyUi):
         devices = {self._device: int(self.settings.vram_gib * GIB)}
         try:
             lease = await leases.take(self.name, devices, "job", TTL_SECONDS, WAIT_SECONDS)
-        except TurnoutError:  # it was told as an event already
+        except LeaseTooLarge as error:
+            self._refusal = error.message  # asked again when its queue has been empty
+            return
+        except TurnoutError:
             self.lease.refused()
             return
         self._lease_id = lease.id
@@ -222,6 +230,7 @@ class ComfyUiEngine(ComfyUi):
     def _act(self, step: str) -> None:
         if step == "give_up" and self._asking is not None:
             self._asking.cancel()
+            self._refusal = ""
         if step == "release" and self._lease_id and self.context.leases is not None:
             self.context.leases.give_back(self._lease_id)
             self._lease_id = ""
@@ -235,6 +244,8 @@ class ComfyUiEngine(ComfyUi):
 
     def _in_words(self, jobs: int) -> str:
         match self.lease.phase:
+            case "asking" if self._refusal:
+                return f"{jobs} in its queue, and no lease: {self._refusal}"
             case "asking":
                 return f"{jobs} in its queue, waits for the card"
             case "held":
