@@ -36,6 +36,8 @@ from turnout.tiers.local.machine import describe_system, free_disk_bytes, is_wsl
 
 LITTLE_SPACE = 2_000_000_000
 NO_SPACE = 100_000_000
+SMALL_CONTEXT_TOKENS = 8192
+"""What an agent's first prompt alone may take; Ollama's default is 4,096 (docs/faq of Ollama)."""
 
 
 def examine(options: Given) -> tuple[list[Finding], list[str]]:
@@ -59,7 +61,7 @@ def examine(options: Given) -> tuple[list[Finding], list[str]]:
         found = running_engines(settings)
     findings += examine_devices(None if loaded is None else loaded.settings, status)
     cards, told = examine_cards()
-    findings += told + [_neighbour(engine) for engine in found]
+    findings += told + [describe_neighbour(engine) for engine in found]
     return findings, better_models(cards, found)
 
 
@@ -181,9 +183,16 @@ def examine_cards() -> tuple[list[Card], list[Finding]]:
     ]
 
 
-def _neighbour(engine: FoundEngine) -> Finding:
+def describe_neighbour(engine: FoundEngine) -> Finding:
+    """Return what is to be said about an engine that answers."""
     if engine.engine == "comfyui":
         what = f"ComfyUI {engine.version} answers at {engine.base_url}; turnout shows it and leaves it alone"
         return Finding("ok", engine.engine, what)
     names = ", ".join(engine.models[:4]) + (", …" if len(engine.models) > 4 else "")
-    return Finding("ok", engine.engine, f"answers at {engine.base_url}: {names or 'without a model'}")
+    words = f"answers at {engine.base_url}: {names or 'without a model'}"
+    small = {name: tokens for name, tokens in engine.context_tokens.items() if tokens < SMALL_CONTEXT_TOKENS}
+    if not small:
+        return Finding("ok", engine.engine, words)
+    told = ", ".join(f"{name} is loaded with a context of {tokens:,} tokens" for name, tokens in small.items())
+    mend = "longer prompts are cut off there unseen: start Ollama with OLLAMA_CONTEXT_LENGTH=32768, or what fits"
+    return Finding("warn", engine.engine, f"{words}; {told}", mend)

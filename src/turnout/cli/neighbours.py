@@ -43,7 +43,6 @@ def running_targets(settings: Settings) -> list[Target]:
     """
     found = []
     for engine in running_engines(settings):
-        loaded = _entries(_get(f"{engine.base_url}/api/ps")) if engine.engine == "ollama" else {}
         sizes = _entries(_get(f"{engine.base_url}/api/tags")) if engine.engine == "ollama" else {}
         for name in engine.models:
             shown = _get(f"{engine.base_url}/api/show", {"model": name}) if engine.engine == "ollama" else {}
@@ -56,9 +55,9 @@ def running_targets(settings: Settings) -> list[Target]:
                     model=name,
                     can=frozenset({can}),
                     origin="found",
-                    state="ready" if engine.is_loaded(name) or name in loaded else "cold",
+                    state="ready" if engine.is_loaded(name) else "cold",
                     size_bytes=sizes.get(name) or None,
-                    is_loaded=engine.is_loaded(name) or name in loaded,
+                    is_loaded=engine.is_loaded(name),
                 )
             )
     return found
@@ -77,7 +76,19 @@ def _ask(engine: str, url: str) -> FoundEngine | None:
             if not isinstance(entries, list):
                 return None
             names = [str(entry.get("name")) for entry in entries if isinstance(entry, dict)]
-            return FoundEngine(engine="ollama", base_url=url, models=tuple(names))
+            running = _get(f"{url}/api/ps").get("models")
+            loaded = [entry for entry in running if isinstance(entry, dict)] if isinstance(running, list) else []
+            return FoundEngine(
+                engine="ollama",
+                base_url=url,
+                models=tuple(names),
+                loaded=tuple(str(entry.get("name")) for entry in loaded),
+                context_tokens={
+                    str(entry.get("name")): size
+                    for entry in loaded
+                    if isinstance(size := entry.get("context_length"), int)
+                },
+            )
         case "comfyui":
             system = _get(f"{url}/system_stats").get("system")
             if not isinstance(system, dict) or "comfyui_version" not in system:

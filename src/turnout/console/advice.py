@@ -21,6 +21,7 @@ class FoundEngine(msgspec.Struct, frozen=True, kw_only=True):
         models: The names that it lists.
         loaded: Those of them that it says are loaded.
         version: Of the program, where it tells.
+        context_tokens: Of loaded models, where it tells.
     """
 
     engine: Literal["vllm", "llama-server", "ollama", "lm-studio", "comfyui"]
@@ -28,6 +29,7 @@ class FoundEngine(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     loaded: tuple[str, ...] = ()
     version: str = ""
+    context_tokens: dict[str, int] = {}
 
     def is_loaded(self, name: str) -> bool:
         """Return whether it says that a model is loaded."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import pytest
 
+from turnout.cli.checkup import describe_neighbour
 from turnout.cli.checkup_servers import examine_servers
 from turnout.cli.neighbours import running_engines, running_targets
 from turnout.config.paths import find_paths
@@ -133,6 +134,21 @@ def test_nobody_is_asked_elsewhere() -> None:
         moved = f"HTTP/1.1 302 Found\r\nLocation: {vllm}/v1/models\r\nContent-Length: 0\r\n\r\n".encode()
         with saying(moved) as url:
             assert running_engines(where(url)) == []
+
+
+@pytest.mark.parametrize(("tokens", "verdict"), [(4096, "warn"), (32768, "ok")])
+def test_a_small_context_of_an_ollama_is_told(tokens: int, verdict: str) -> None:
+    answers = {
+        "/api/tags": {"models": [{"name": "m:latest", "size": 5}]},
+        "/api/ps": {"models": [{"name": "m:latest", "context_length": tokens}]},
+    }
+    with serving(answers) as url:
+        (found,) = running_engines(where(url, "ollama"))
+        (target,) = running_targets(where(url, "ollama"))
+    finding = describe_neighbour(found)
+    assert (target.is_loaded, target.size_bytes) == (True, 5)
+    assert finding.verdict == verdict
+    assert ("OLLAMA_CONTEXT_LENGTH" in finding.mend) == (verdict == "warn")
 
 
 def test_a_comfyui_is_no_model() -> None:

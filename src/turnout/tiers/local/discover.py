@@ -34,11 +34,16 @@ def found_engines(settings: Settings, context: EngineContext) -> list[Engine]:
     configured = {_base_url(entry).rstrip("/") for entry in settings.models.values()}
     engines: list[Engine] = []
     for entry in entries:
-        if entry.base_url.rstrip("/") in configured:
-            continue  # its models are configured by name already
         if entry.engine == "ollama":
-            settings_of_it = OllamaSettings(engine="ollama", base_url=entry.base_url)
-            engines.append(OllamaEngine("ollama", settings_of_it, context, "found"))
+            named = [
+                str(given.get("model", ""))
+                for given in settings.models.values()
+                if given.get("engine") == "ollama" and _base_url(given).rstrip("/") == entry.base_url.rstrip("/")
+            ]
+            it = OllamaSettings(engine="ollama", base_url=entry.base_url)
+            engines.append(OllamaEngine("ollama", it, context, "found", named))
+        elif entry.base_url.rstrip("/") in configured:
+            continue  # its model is configured by name already
         elif entry.engine == "comfyui":
             engines.append(ComfyUi(entry.base_url, context))
         else:

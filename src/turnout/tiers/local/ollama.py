@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -46,14 +47,19 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class OllamaEngine(ProbedEngine):
-    """One model of an Ollama under a key; or, where it was found, all of them."""
+    """One model of an Ollama under a key; or, where it was found, all of them but those that have a key."""
 
     Settings: ClassVar[type[ModelSettings]] = OllamaSettings
     capabilities: ClassVar[Capabilities] = Capabilities(owns_process=False, loads_on_demand=True)
     settings: OllamaSettings
 
     def __init__(
-        self, name: str, settings: OllamaSettings, context: EngineContext, origin: Origin = "configured"
+        self,
+        name: str,
+        settings: OllamaSettings,
+        context: EngineContext,
+        origin: Origin = "configured",
+        besides: Collection[str] = (),
     ) -> None:
         if wrong := check_base_url(settings.base_url):
             raise SetupError(f"base_url {settings.base_url!r}: {wrong}")
@@ -63,6 +69,7 @@ class OllamaEngine(ProbedEngine):
         self.name = name
         self.settings = settings
         self.origin: Origin = origin
+        self._besides = {full_name(model) for model in besides}
         self._shown: dict[tuple[str, str], Shown] = {}
         if origin == "configured":
             self._targets = self.absent("not asked yet")
@@ -72,8 +79,9 @@ class OllamaEngine(ProbedEngine):
         tags = await self.ask("GET", "/api/tags", b"", Tags)
         loaded = await self._loaded()
         if self.origin == "found":
-            return tuple([await self._describe(f"local/ollama/{tag.name}", tag, loaded) for tag in tags.models])
-        wanted = self.settings.model if ":" in self.settings.model else self.settings.model + ":latest"
+            found = [tag for tag in tags.models if tag.name not in self._besides]
+            return tuple([await self._describe(f"local/ollama/{tag.name}", tag, loaded) for tag in found])
+        wanted = full_name(self.settings.model)
         for tag in tags.models:
             if tag.name in (wanted, self.settings.model):
                 return (await self._describe(f"local/{self.name}", tag, loaded),)
@@ -135,6 +143,11 @@ class OllamaEngine(ProbedEngine):
             except Broken:
                 return Shown()  # asked again at the next look
         return self._shown[key]
+
+
+def full_name(model: str) -> str:
+    """Return a model's name with its tag, which Ollama lets people leave out."""
+    return model if ":" in model else f"{model}:latest"
 
 
 def _capabilities(names: list[str]) -> frozenset[Capability]:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from turnout.core.errors import UNREADABLE_JSON, Broken, LoadFailed, Malformed
+from turnout.core.errors import UNREADABLE_JSON, Broken, LoadFailed, Malformed, Stalled
 from turnout.core.events import WorkerChanged
 from turnout.core.words import Target, WorkerState
 from turnout.tiers.base import EngineContext
@@ -16,6 +16,8 @@ from turnout.tiers.transport import Deadlines, HttpRequest
 
 PROBE_ANSWER_BYTES = 8 << 20
 PROBE_SECONDS = 10.0
+QUESTION_PARTS = 3
+"""A question may take so many times the deadline of each of its parts (connect, first byte, the rest)."""
 Reply = TypeVar("Reply")
 
 
@@ -107,11 +109,15 @@ class ProbedEngine:
         base_url = self.base_url if base_url is None else base_url
         request = HttpRequest(method, base_url, path, self.headers(), body)
         deadlines = Deadlines(connect=limit, first_byte=limit, gap=limit, write=limit)
-        response = await self.context.transport.send(request, deadlines)
         try:
-            data = await response.read_all(PROBE_ANSWER_BYTES)
-        finally:
-            response.close()
+            async with asyncio.timeout(QUESTION_PARTS * limit):
+                response = await self.context.transport.send(request, deadlines)
+                try:
+                    data = await response.read_all(PROBE_ANSWER_BYTES)
+                finally:
+                    response.close()
+        except TimeoutError:
+            raise Stalled(f"{base_url}{path} sends its answer by drops") from None
         if response.status != 200:
             raise Malformed(f"{base_url}{path} answered with status {response.status}")
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from support.samples import a_context
+from turnout.config.schema import DeadlineSettings
 from turnout.core.errors import ConnectFailed, CutOff, LoadFailed, NotSupported, SetupError, Stalled
 from turnout.core.events import Event, WorkerChanged
 from turnout.core.words import Target
@@ -56,8 +57,9 @@ class World:
     def found(self) -> FoundServer:
         return FoundServer(URL, self.context)
 
-    def ollama(self, origin: Any = "configured", **settings: Any) -> OllamaEngine:
-        return OllamaEngine("small", OllamaSettings(**{"engine": "ollama", **settings}), self.context, origin)
+    def ollama(self, origin: Any = "configured", besides: Sequence[str] = (), **settings: Any) -> OllamaEngine:
+        given = OllamaSettings(**{"engine": "ollama", **settings})
+        return OllamaEngine("small", given, self.context, origin, besides)
 
     def states(self) -> list[tuple[str, str]]:
         return [(event.target, event.state) for event in self.events if isinstance(event, WorkerChanged)]
@@ -194,6 +196,21 @@ async def test_wishes_are_answered_by_a_look_at_once(world: World) -> None:
         while engine.targets()[0].state != "unreachable":
             await asyncio.sleep(0)
         life.cancel()
+
+
+async def test_models_with_a_key_of_their_own_are_not_found_a_second_time(world: World) -> None:
+    tags = [{"name": "a:latest"}, {"name": "b:7b"}, {"name": "c:latest"}]
+    world.answers["/api/tags"] = json_response({"models": tags})
+    found = await look(world.ollama("found", besides=["a", "b:7b"]))
+    assert [target.name for target in found] == ["local/ollama/c:latest"]
+
+
+async def test_an_answer_that_comes_by_drops_is_given_up(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.answers["/models"] = ScriptedResponse(pieces=(b" ", asyncio.Event()))
+    world.context = msgspec.structs.replace(world.context, deadlines=DeadlineSettings(probe=0.01))
+    (target,) = await look(world.external())
+    assert (target.state, "by drops" in target.detail) == ("unreachable", True), target.detail
 
 
 STUDIO = {
