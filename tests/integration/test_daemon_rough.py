@@ -67,7 +67,8 @@ async def test_a_body_of_100_mb_is_refused_and_not_kept(start_daemon: StartDaemo
 async def test_a_caller_that_does_not_read_loses_its_place(start_daemon: StartDaemon) -> None:
     async with simulated_server(tokens_per_second=1_000_000, reply_tokens=0, slots=4) as upstream:
         far = {"engine": "external", "base_url": f"{upstream.url}/v1"}
-        daemon = await start_daemon({"models": {"far": far}, "deadlines": {"write_stall": 0.5}})
+        # Long enough that even a busy machine sees it running before it is cut.
+        daemon = await start_daemon({"models": {"far": far}, "deadlines": {"write_stall": 3.0}})
         body = json.dumps(ENDLESS | QUESTION).encode()
         with socket.socket() as caller:
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
