@@ -186,7 +186,7 @@ class ComfyUiEngine(ComfyUi):
         except Broken as error:
             self._unseen += 1
             if self._unseen == LOOKS_UNTIL_GONE:
-                self._lease_id = ""  # it ends by itself, unless the program is seen again before
+                self._lease_id = ""  # it is kept no more, and ends by itself
                 self._act(self.lease.gone())
             self._update(self.absent(error.message))
             return
